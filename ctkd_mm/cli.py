@@ -1,0 +1,103 @@
+"""The command-line tools: parse arguments, call the library."""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import sys
+from pathlib import Path
+from typing import Optional, Sequence
+
+from . import _compat
+
+Argv = Optional[Sequence[str]]
+
+
+def train(argv: Argv = None) -> None:
+    """Train a detector: MMDetection's own ``tools/train.py``, all its options.
+
+    Args:
+        argv: Arguments without the program name; None takes the process's.
+
+    Raises:
+        ImportError: If the OpenMMLab stack is missing or outside the bounds.
+    """
+    _run_mmdet_tool('train.py', argv)
+
+
+def test(argv: Argv = None) -> None:
+    """Evaluate a checkpoint: MMDetection's own ``tools/test.py``, all its options.
+
+    Args:
+        argv: Arguments without the program name; None takes the process's.
+
+    Raises:
+        ImportError: If the OpenMMLab stack is missing or outside the bounds.
+    """
+    _run_mmdet_tool('test.py', argv)
+
+
+def extract_student(argv: Argv = None) -> None:
+    """Write a student-only checkpoint; see :func:`ctkd_mm.extract.extract_student`."""
+    from .extract import extract_student
+
+    parser = argparse.ArgumentParser(
+        description='Write a student-only checkpoint that MMDetection loads strictly'
+    )
+    parser.add_argument('checkpoint', help='checkpoint of a distillation run')
+    parser.add_argument('--out', help='default: <checkpoint>_student.pth')
+    args = parser.parse_args(argv)
+    print(extract_student(args.checkpoint, args.out))
+
+
+def make_demo_data(argv: Argv = None) -> None:
+    """Write the digits set; see :func:`ctkd_mm.demo_data.make_demo_data`."""
+    from .demo_data import make_demo_data
+
+    parser = argparse.ArgumentParser(
+        description='Compose scanned digits into a COCO-format detection set'
+    )
+    parser.add_argument('root', nargs='?', default='work_dirs/demo/data')
+    parser.add_argument('--num-train', type=int, default=600, help='training scenes')
+    parser.add_argument('--num-val', type=int, default=150, help='validation scenes')
+    parser.add_argument('--image-size', type=int, default=160, help='pixels')
+    parser.add_argument('--seed', type=int, default=0)
+    print(make_demo_data(**vars(parser.parse_args(argv))))
+
+
+def plot_curriculum(argv: Argv = None) -> None:
+    """Draw tau and lambda; see :func:`ctkd_mm.plot.plot_curriculum`."""
+    from .plot import plot_curriculum
+
+    parser = argparse.ArgumentParser(
+        description="Draw tau and lambda over training from MMEngine's JSON log"
+    )
+    parser.add_argument('runs', nargs='+', help='work directories or scalars.json')
+    parser.add_argument('--out', default='curriculum.png', help='path of the PNG')
+    args = parser.parse_args(argv)
+    print(plot_curriculum(args.runs, args.out))
+
+
+def demo(argv: Argv = None) -> None:
+    """Train and compare teacher, student and CTKD student on digits."""
+    from .demo import run_demo
+
+    parser = argparse.ArgumentParser(description='The whole road on scanned digits')
+    parser.add_argument('--work-dir', default='work_dirs/demo')
+    run_demo(Path(parser.parse_args(argv).work_dir))
+
+
+def _run_mmdet_tool(name: str, argv: Argv) -> None:
+    _compat.require_openmmlab()
+    import mmdet
+
+    # MMDetection ships its tools beside its configs; running them keeps every
+    # option as its users know it.
+    tool = Path(mmdet.__file__).parent / '.mim' / 'tools' / name
+    if not tool.is_file():
+        raise ImportError(
+            f'{tool} is missing from the installed MMDetection {mmdet.__version__}: '
+            'reinstall it from a wheel, or run "mim install mmdet"'
+        )
+    sys.argv = [name, *(sys.argv[1:] if argv is None else argv)]
+    runpy.run_path(str(tool), run_name='__main__')

@@ -1,0 +1,50 @@
+"""Get the student out of a distillation checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Union
+
+from mmengine.runner import CheckpointLoader, save_checkpoint
+
+STUDENT_PREFIX = 'architecture.'
+
+
+def extract_student(
+    checkpoint: Union[str, Path], out: Union[str, Path, None] = None
+) -> Path:
+    """Write a checkpoint of the student alone, as MMDetection itself would save it.
+
+    Keeps the weights below ``architecture.`` under their plain names and, of the
+    meta data, what inference needs (classes, palette, epoch, versions). Optimizer
+    and teacher stay behind. Everything is loaded to the CPU.
+
+    Args:
+        checkpoint: A checkpoint of a distillation run.
+        out: Where to write; None puts ``_student`` before the suffix.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: If the checkpoint holds no student, for example because it is
+            a plain detector's.
+    """
+    checkpoint = Path(checkpoint)
+    out = Path(out or checkpoint.with_name(f'{checkpoint.stem}_student.pth'))
+    loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+    weights = loaded.get('state_dict', loaded)
+    student = {
+        key[len(STUDENT_PREFIX) :]: value
+        for key, value in weights.items()
+        if key.startswith(STUDENT_PREFIX)
+    }
+    if not student:
+        tops = sorted({key.split('.')[0] for key in weights})
+        raise ValueError(
+            f'{checkpoint} holds no student: expected weights named '
+            f'"{STUDENT_PREFIX}*", found {tops}. Give a checkpoint of a distillation '
+            'run; a plain detector needs no extraction.'
+        )
+    save_checkpoint(dict(meta=loaded.get('meta', {}), state_dict=student), str(out))
+    return out
