@@ -1,0 +1,18 @@
+# One learnable temperature for all RoIs.
+loss_kd = dict(
+    type='ctkd_mm.CTKDLoss',
+    temperature=dict(
+        type='ctkd_mm.GlobalTemperature',
+        tau_init=1,
+        tau_range=20,
+        # The paper starts at 15.62, for image classifiers; RoI logits are smaller.
+        tau_start=2,
+    ),
+)
+# The paper's ramp takes 5 epochs of 120 on ImageNet; a 1x schedule has 12.
+custom_hooks = [dict(type='ctkd_mm.CurriculumHook', end=5)]
+# The paper trains the temperature like any weight. Without decay and ten times
+# faster it can cross its range within a short schedule.
+paramwise_cfg = dict(
+    custom_keys={'loss_kd.temperature': dict(lr_mult=10, decay_mult=0)}
+)

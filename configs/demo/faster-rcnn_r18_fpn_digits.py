@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/faster-rcnn_r18_fpn_digits.py',
+    '../_base_/datasets/digits_detection.py',
+    '../_base_/schedules/schedule_demo.py',
+    '../_base_/demo_runtime.py',
+]
