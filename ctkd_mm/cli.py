@@ -60,7 +60,7 @@ def make_demo_data(argv: Argv = None) -> None:
     parser.add_argument('root', nargs='?', default='work_dirs/demo/data')
     parser.add_argument('--num-train', type=int, default=600, help='training scenes')
     parser.add_argument('--num-val', type=int, default=150, help='validation scenes')
-    parser.add_argument('--image-size', type=int, default=160, help='pixels')
+    parser.add_argument('--image-size', type=int, default=128, help='pixels')
     parser.add_argument('--seed', type=int, default=0)
     print(make_demo_data(**vars(parser.parse_args(argv))))
 
@@ -82,9 +82,10 @@ def demo(argv: Argv = None) -> None:
     """Train and compare teacher, student and CTKD student on digits."""
     from .demo import run_demo
 
-    parser = argparse.ArgumentParser(description='The whole road on scanned digits')
-    parser.add_argument('--work-dir', default='work_dirs/demo')
-    run_demo(Path(parser.parse_args(argv).work_dir))
+    argparse.ArgumentParser(
+        description='Train and compare teacher, student and CTKD student on digits'
+    ).parse_args(argv)
+    run_demo()
 
 
 def _run_mmdet_tool(name: str, argv: Argv) -> None:

@@ -18,7 +18,7 @@ CLASSES = tuple('0123456789')
 SPLITS = ('train', 'val')
 VAL_FRACTION = 0.2
 MIN_IMAGE_SIZE = 96  # below it the smallest digits have fewer pixels than their scans
-DIGIT_HEIGHT = (0.10, 0.35)  # in image sides: 16 to 56 px of 160
+DIGIT_HEIGHT = (0.16, 0.40)  # in image sides: 20 to 51 px of 128
 MAX_OVERLAP = 0.1
 FORMAT_VERSION = 1  # raise it when the scenes change: old sets are then made again
 
@@ -66,7 +66,7 @@ def _paint(
 ) -> None:
     """Blend ink into a float image in a colour lighter or darker than the patch."""
     patch = image[y : y + ink.shape[0], x : x + ink.shape[1]]
-    contrast = rng.choice([-1, 1]) * rng.uniform(35, 110) * rng.uniform(0.6, 1, 3)
+    contrast = rng.choice([-1, 1]) * rng.uniform(60, 120) * rng.uniform(0.6, 1, 3)
     colour = np.clip(patch.mean(axis=(0, 1)) + contrast, 0, 255).astype(np.float32)
     patch += ink[..., None] * (colour - patch)
 
@@ -94,11 +94,11 @@ def _paint_background(
     """Make a clouded, cluttered (size, size, 3) float32 image without whole digits."""
     image = np.full((size, size, 3), rng.uniform(70, 185, 3), np.float32)
     for cells in (3, 8, 32):
-        clouds = rng.normal(0, rng.uniform(4, 18), (cells, cells, 3))
+        clouds = rng.normal(0, rng.uniform(2, 10), (cells, cells, 3))
         image += cv2.resize(clouds, (size, size), interpolation=cv2.INTER_CUBIC)
-    for _ in range(rng.integers(3, 9)):
+    for _ in range(rng.integers(1, 4)):
         _paint_stroke(image, 4, rng)
-    for _ in range(rng.integers(3, 9)):
+    for _ in range(rng.integers(1, 4)):
         # Half a digit, turned at will: the strokes of a digit but no class.
         half = scans[rng.integers(len(scans))] * (np.arange(8) < 4)
         ink = _render_ink(half, size * rng.uniform(*DIGIT_HEIGHT), 180, rng)
@@ -137,15 +137,15 @@ def _render_scene(
     rows, boxes = [], []
     for _ in range(rng.integers(3, 10)):
         row = int(rng.integers(len(scans)))
-        ink = _render_ink(scans[row], size * rng.uniform(*DIGIT_HEIGHT), 20, rng)
+        ink = _render_ink(scans[row], size * rng.uniform(*DIGIT_HEIGHT), 12, rng)
         box = _place(ink.shape[1], ink.shape[0], boxes, size, rng)
         if box is not None:
             _paint(image, ink, box[0], box[1], rng)
             rows.append(row)
             boxes.append(box)
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(0, 3)):
         _paint_stroke(image, 1, rng)
-    image += rng.normal(0, rng.uniform(3, 14), image.shape)
+    image += rng.normal(0, rng.uniform(2, 8), image.shape)
     return np.clip(image, 0, 255).astype(np.uint8), rows, boxes
 
 
@@ -228,7 +228,7 @@ def make_demo_data(
     root: str | Path,
     num_train: int = 600,
     num_val: int = 150,
-    image_size: int = 160,
+    image_size: int = 128,
     seed: int = 0,
 ) -> Path:
     """Make the digits detection set, unless it is there already.

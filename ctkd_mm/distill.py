@@ -12,6 +12,8 @@ from . import _compat
 _compat.require_openmmlab()
 
 import mmrazor.models  # noqa: E402, F401  registers recorders, distillers, losses
+from mmengine.config import Config  # noqa: E402
+from mmengine.hub import get_model  # noqa: E402
 from mmengine.model import BaseModel  # noqa: E402
 from mmengine.structures import BaseDataElement  # noqa: E402
 from mmrazor.models.algorithms import SingleTeacherDistill  # noqa: E402
@@ -33,10 +35,10 @@ class RoILogitDistill(SingleTeacherDistill):
     The teacher is frozen and stays in eval mode.
 
     Args:
-        architecture: The student, a two-stage detector with one box head, or its
-            config.
-        teacher: The teacher, with the same classes: a model, its config, or
-            ``dict(cfg_path='mmdet::...')`` for a config that MMDetection ships.
+        architecture: The student, a two-stage detector with one box head: a model,
+            its config, or the path of a config file with a ``model`` in it
+            (``'mmdet::...'`` for one that MMDetection ships).
+        teacher: The teacher, with the same classes, in any of these forms.
         loss_kd: Config of a loss with ``forward(preds_S, preds_T)`` on logits of
             (N, num_classes + 1), such as ``dict(type='ctkd_mm.CTKDLoss', ...)`` or
             ``dict(type='mmrazor.KLDivergence', tau=1)``.
@@ -59,8 +61,8 @@ class RoILogitDistill(SingleTeacherDistill):
 
     def __init__(
         self,
-        architecture: Union[BaseModel, dict],
-        teacher: Union[BaseModel, dict],
+        architecture: Union[BaseModel, dict, str],
+        teacher: Union[BaseModel, dict, str],
         loss_kd: dict,
         teacher_ckpt: Optional[str] = None,
         distiller: Optional[dict] = None,
@@ -136,7 +138,9 @@ class RoILogitDistill(SingleTeacherDistill):
                 recorder.reset_data_buffer()
 
 
-def _build_two_stage(key: str, model: Union[BaseModel, dict]) -> BaseModel:
+def _build_two_stage(key: str, model: Union[BaseModel, dict, str]) -> BaseModel:
+    if isinstance(model, str):
+        model = get_model(model) if '::' in model else Config.fromfile(model).model
     if isinstance(model, dict):
         model = MMRAZOR_MODELS.build(model)
     bbox_head = getattr(getattr(model, 'roi_head', None), 'bbox_head', None)

@@ -19,5 +19,5 @@ HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='ctkd_mm',
-    locations=['ctkd_mm.curriculum'],
+    locations=['ctkd_mm.curriculum', 'ctkd_mm.reseed'],
 )

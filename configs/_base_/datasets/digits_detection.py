@@ -2,7 +2,7 @@
 _base_ = 'mmdet::_base_/datasets/coco_detection.py'
 data_root = 'work_dirs/demo/data/'
 metainfo = dict(classes=tuple('0123456789'))
-image_scale = (160, 160)
+image_scale = (128, 128)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),

@@ -4,6 +4,6 @@ model = dict(
     _delete_=True,
     type='ctkd_mm.RoILogitDistill',
     architecture=_base_.model,
-    teacher=dict(cfg_path='mmdet::faster_rcnn/faster-rcnn_r101_fpn_ms-3x_coco.py'),
+    teacher='mmdet::faster_rcnn/faster-rcnn_r101_fpn_ms-3x_coco.py',
     teacher_ckpt='https://download.openmmlab.com/mmdetection/v2.0/faster_rcnn/faster_rcnn_r101_fpn_mstrain_3x_coco/faster_rcnn_r101_fpn_mstrain_3x_coco_20210524_110822-4d4d2ca8.pth',
 )

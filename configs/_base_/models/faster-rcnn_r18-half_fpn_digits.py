@@ -1,8 +1,11 @@
-# Faster R-CNN for 160 px scenes: from scratch, small anchors, few RoIs.
+# Faster R-CNN for 128 px scenes, from scratch: half of R18's channels, small
+# anchors, few RoIs.
 _base_ = './faster-rcnn_r18_fpn.py'
 model = dict(
-    backbone=dict(frozen_stages=-1, norm_eval=False, init_cfg=None),
-    neck=dict(out_channels=64, num_outs=4),
+    backbone=dict(
+        base_channels=32, frozen_stages=-1, norm_eval=False, init_cfg=None
+    ),
+    neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, num_outs=4),
     rpn_head=dict(
         in_channels=64,
         feat_channels=64,

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+from ctkd_mm import (
+    CTKDLoss,
+    GlobalTemperature,
+    GradientReversal,
+    InstanceTemperature,
+    cosine_curriculum,
+)
+from ctkd_mm.curriculum import CurriculumHook
+
+
+def test_equals_the_papers_first_epochs():
+    got = [cosine_curriculum(epoch, end=5) for epoch in range(7)]
+    want = [0.0954915, 0.3454915, 0.6545085, 0.9045085, 1.0, 1.0, 1.0]
+    assert got == pytest.approx(want, abs=1e-7)
+
+
+def test_begin_and_bounds_shift_and_scale_the_ramp():
+    got = [
+        cosine_curriculum(epoch, end=6, begin=2, lambda_min=0.2, lambda_max=0.6)
+        for epoch in range(8)
+    ]
+    ramp = [0.2 + 0.4 * (1 - math.cos(math.pi * p / 4)) / 2 for p in (1, 2, 3, 4)]
+    assert got == pytest.approx([0.2, 0.2, *ramp, 0.6, 0.6])
+
+
+def test_empty_range_is_refused():
+    with pytest.raises(ValueError, match='begin=3, end=3'):
+        CurriculumHook(end=3, begin=3)
+
+
+def test_negative_lambda_is_refused():
+    with pytest.raises(ValueError, match='must be >= 0 .* got -1 and 1'):
+        CurriculumHook(end=3, lambda_min=-1, lambda_max=1)
+
+
+class Logits(Dataset):
+    metainfo = {}
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        return dict(inputs=torch.randn(2, 5, generator=generator))
+
+
+class Distilled(BaseModel):
+    """A linear student behind a loss somewhere deep in the model."""
+
+    def __init__(self, temperature):
+        super().__init__()
+        self.student = torch.nn.Linear(5, 5)
+        self.deep = torch.nn.ModuleDict(dict(loss=CTKDLoss(temperature)))
+        self.seen = []
+
+    def forward(self, inputs, mode='loss'):
+        preds_T, preds_S = inputs.unbind(1)
+        grl = next(m for m in self.modules() if isinstance(m, GradientReversal))
+        self.seen.append(grl.lambda_)
+        return dict(loss=self.deep['loss'](self.student(preds_S), preds_T))
+
+
+def make_runner(work_dir, model, hook, train_cfg=None, resume=False, **kwargs):
+    return Runner(
+        model=model,
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            batch_size=4,
+            dataset=Logits(),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=dict(type='default_collate'),
+        ),
+        train_cfg=train_cfg or dict(by_epoch=True, max_epochs=4),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=2),
+            checkpoint=dict(type='CheckpointHook', interval=1),
+        ),
+        custom_hooks=[hook],
+        visualizer=dict(
+            type='Visualizer',
+            vis_backends=[
+                dict(type='LocalVisBackend'),
+                dict(type='TensorboardVisBackend'),
+            ],
+        ),
+        resume=resume,
+        experiment_name=f'{work_dir.name}_{id(model)}',
+        default_scope='mmengine',
+        **kwargs,
+    )
+
+
+def logged(work_dir):
+    lines = []
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        lines += [json.loads(line) for line in path.read_text().splitlines()]
+    return lines
+
+
+def hook_cfg(**kwargs):
+    return dict(type='ctkd_mm.CurriculumHook', **kwargs)
+
+
+def test_lambda_follows_epochs_and_is_logged_with_tau(tmp_path):
+    model = Distilled(GlobalTemperature(tau_start=3.0))
+    make_runner(tmp_path, model, hook_cfg(end=3)).train()
+    want = [cosine_curriculum(epoch, end=3) for epoch in range(4)]
+    assert model.seen == [value for value in want for _ in range(6)]
+    lines = logged(tmp_path)
+    assert [line['lambda'] for line in lines] == [v for v in want for _ in range(3)]
+    assert lines[0]['tau'] == pytest.approx(3.0, abs=0.1)
+    tau = model.deep['loss'].temperature(None, None).item()
+    assert lines[-1]['tau'] == pytest.approx(tau, abs=1e-3)
+
+
+def test_tensorboard_shows_tau_and_lambda(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = Distilled(GlobalTemperature())
+    make_runner(tmp_path, model, hook_cfg(end=3)).train()
+    (events,) = tmp_path.glob('*/vis_data/**/events*')
+    scalars = EventAccumulator(str(events)).Reload()
+    assert scalars.Scalars('lambda')[0].value == pytest.approx(0.25)
+    assert scalars.Scalars('tau')[0].value == pytest.approx(15.62, abs=0.01)
+
+
+def test_lambda_follows_iterations(tmp_path):
+    model = Distilled(GlobalTemperature())
+    make_runner(
+        tmp_path,
+        model,
+        hook_cfg(end=6, by_epoch=False),
+        train_cfg=dict(by_epoch=False, max_iters=9),
+    ).train()
+    assert model.seen == [cosine_curriculum(i, end=6) for i in range(9)]
+
+
+def test_instance_temperature_logs_its_spread(tmp_path):
+    model = Distilled(InstanceTemperature(4))
+    make_runner(tmp_path, model, hook_cfg(end=3)).train()
+    line = logged(tmp_path)[-1]
+    assert line['tau_min'] < line['tau'] < line['tau_max']
+    last = model.deep['loss'].temperature.tau
+    assert line['tau_max'] == pytest.approx(last.max().item())
+
+
+def test_several_temperatures_are_logged_by_name(tmp_path):
+    model = Distilled(GlobalTemperature())
+    model.deep['other'] = CTKDLoss(GlobalTemperature(tau_start=2.0))
+    make_runner(tmp_path, model, hook_cfg(end=3)).train()
+    line = logged(tmp_path)[-1]
+    assert 'tau.deep.loss.temperature' in line
+    assert 'tau.deep.other.temperature' not in line  # never ran
+
+
+def test_resumed_run_continues_the_ramp(tmp_path):
+    straight = Distilled(GlobalTemperature())
+    make_runner(tmp_path / 'a', straight, hook_cfg(end=4)).train()
+    torch.manual_seed(0)
+    first = Distilled(GlobalTemperature())
+    short = dict(by_epoch=True, max_epochs=2)
+    make_runner(tmp_path / 'b', first, hook_cfg(end=4), train_cfg=short).train()
+    second = Distilled(GlobalTemperature())
+    make_runner(tmp_path / 'b', second, hook_cfg(end=4), resume=True).train()
+    assert first.seen + second.seen == straight.seen
+
+
+def test_no_gradient_reversal_is_refused_before_training(tmp_path):
+    class Plain(Distilled):
+        def forward(self, inputs, mode='loss'):
+            raise AssertionError('trained')
+
+    model = Plain(GlobalTemperature())
+    model.deep = torch.nn.ModuleDict()
+    with pytest.raises(RuntimeError, match='no GradientReversal .*CTKDLoss'):
+        make_runner(tmp_path, model, hook_cfg(end=3)).train()
+
+
+def test_epochs_without_an_epoch_based_loop_are_refused(tmp_path):
+    runner = make_runner(
+        tmp_path,
+        Distilled(GlobalTemperature()),
+        hook_cfg(end=3),
+        train_cfg=dict(by_epoch=False, max_iters=9),
+    )
+    with pytest.raises(ValueError, match='by_epoch=False'):
+        runner.train()
+
+
+@pytest.fixture
+def one_process_group(tmp_path, monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_works_under_a_ddp_wrapper(tmp_path, one_process_group):
+    model = Distilled(GlobalTemperature())
+    runner = make_runner(
+        tmp_path,
+        model,
+        hook_cfg(end=3),
+        launcher='pytorch',
+        cfg=dict(
+            model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)
+        ),
+    )
+    assert isinstance(runner.model, MMDistributedDataParallel)
+    runner.train()
+    assert model.seen[::6] == [cosine_curriculum(epoch, end=3) for epoch in range(4)]
+    assert 'tau' in logged(tmp_path)[-1]
