@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Optional
+from typing import Any
 
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -137,7 +137,7 @@ class CurriculumHook(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Optional[dict] = None,
+        outputs: dict | None = None,
     ) -> None:
         """Hand lambda and tau to the message hub when they will be read."""
         last = self.end_of_epoch(runner.train_dataloader, batch_idx)
@@ -154,7 +154,7 @@ class CurriculumHook(Hook):
         set_lambda(runner.model, self.lambda_)
 
 
-def _named_temperatures(model: nn.Module) -> Dict[str, Temperature]:
+def _named_temperatures(model: nn.Module) -> dict[str, Temperature]:
     """Map a log-key suffix, empty for a single one, to every temperature."""
     found = {n: m for n, m in model.named_modules() if isinstance(m, Temperature)}
     if len(found) == 1:
@@ -162,7 +162,7 @@ def _named_temperatures(model: nn.Module) -> Dict[str, Temperature]:
     return {f'.{name}': module for name, module in found.items()}
 
 
-def _tau_stats(tau: Optional[Tensor]) -> Dict[str, Tensor]:
+def _tau_stats(tau: Tensor | None) -> dict[str, Tensor]:
     if tau is None or not tau.numel():  # no RoI in this step, or none so far
         return {}
     if tau.ndim == 1:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List
 
 import cv2
 import numpy as np
@@ -33,9 +32,9 @@ SCORE_THR = 0.3
 def run_demo() -> None:
     """Make the set, train and evaluate all three, print the table.
 
-    Whatever is complete in ``work_dirs/demo`` is kept and an interrupted training goes on
-    from its last checkpoint, so the demo can be called again at any time. Runs in
-    the root of a checkout.
+    Whatever is complete in ``work_dirs/demo`` is kept and an interrupted training
+    goes on from its last checkpoint, so the demo can be called again at any time.
+    Runs in the root of a checkout.
 
     Raises:
         FileNotFoundError: If the current folder is no checkout of ctkd_mm.
@@ -61,7 +60,7 @@ def run_demo() -> None:
     print(f'detections: {sheet}\ntotal: {(time.time() - start) / 60:.1f} min')
 
 
-def format_table(rows: List[Dict[str, object]]) -> str:
+def format_table(rows: list[dict[str, object]]) -> str:
     """Align rows of equal keys into a table with a header.
 
     Args:
@@ -81,7 +80,7 @@ def format_table(rows: List[Dict[str, object]]) -> str:
     )
 
 
-def draw_sheet(work_dir: Path, checkpoints: Dict[str, Path]) -> Path:
+def draw_sheet(work_dir: Path, checkpoints: dict[str, Path]) -> Path:
     """Run MMDetection's ``DetInferencer`` and draw detections side by side.
 
     Args:
@@ -153,7 +152,7 @@ def _train(name: str, work_dir: Path) -> Path:
     return last
 
 
-def _evaluate(name: str, work_dir: Path, checkpoint: Path) -> Dict[str, object]:
+def _evaluate(name: str, work_dir: Path, checkpoint: Path) -> dict[str, object]:
     """Evaluate a plain detector's checkpoint; keep the result beside it."""
     from mmdet.apis import init_detector
 
@@ -175,7 +174,7 @@ def _evaluate(name: str, work_dir: Path, checkpoint: Path) -> Dict[str, object]:
     }
 
 
-def _draw(path: str, boxes: List[tuple]) -> np.ndarray:
+def _draw(path: str, boxes: list[tuple]) -> np.ndarray:
     image = cv2.resize(cv2.imread(path), None, fx=2, fy=2)
     for box, label in boxes:
         x, y, w, h = (int(2 * value) for value in box)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Union
-
 import torch
 from torch import Tensor, nn
 
@@ -38,7 +36,8 @@ class RoILogitDistill(SingleTeacherDistill):
         architecture: The student, a two-stage detector with one box head: a model,
             its config, or the path of a config file with a ``model`` in it
             (``'mmdet::...'`` for one that MMDetection ships).
-        teacher: The teacher, with the same classes, in any of these forms.
+        teacher: The teacher, with the same classes, in any of these forms. A model
+            keeps the weights that it has.
         loss_kd: Config of a loss with ``forward(preds_S, preds_T)`` on logits of
             (N, num_classes + 1), such as ``dict(type='ctkd_mm.CTKDLoss', ...)`` or
             ``dict(type='mmrazor.KLDivergence', tau=1)``.
@@ -61,17 +60,21 @@ class RoILogitDistill(SingleTeacherDistill):
 
     def __init__(
         self,
-        architecture: Union[BaseModel, dict, str],
-        teacher: Union[BaseModel, dict, str],
+        architecture: BaseModel | dict | str,
+        teacher: BaseModel | dict | str,
         loss_kd: dict,
-        teacher_ckpt: Optional[str] = None,
-        distiller: Optional[dict] = None,
-        data_preprocessor: Union[nn.Module, dict, None] = None,
-        init_cfg: Union[dict, List[dict], None] = None,
+        teacher_ckpt: str | None = None,
+        distiller: dict | None = None,
+        data_preprocessor: nn.Module | dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
     ) -> None:
+        if isinstance(teacher, BaseModel):
+            teacher._is_init = True  # or Runner's init_weights() would overwrite it
         student = _build_two_stage('architecture', architecture)
         teacher = _build_two_stage('teacher', teacher)
-        classes_S, classes_T = (m.roi_head.bbox_head.num_classes for m in (student, teacher))
+        classes_S, classes_T = (
+            m.roi_head.bbox_head.num_classes for m in (student, teacher)
+        )
         if classes_S != classes_T:
             raise ValueError(
                 'student and teacher must know the same classes, got num_classes='
@@ -89,8 +92,8 @@ class RoILogitDistill(SingleTeacherDistill):
     def loss(
         self,
         batch_inputs: Tensor,
-        data_samples: Optional[List[BaseDataElement]] = None,
-    ) -> Dict[str, Tensor]:
+        data_samples: list[BaseDataElement] | None = None,
+    ) -> dict[str, Tensor]:
         """Compute the student's losses and, beside them, the distillation losses.
 
         Args:
@@ -133,12 +136,15 @@ class RoILogitDistill(SingleTeacherDistill):
 
     def _release_records(self) -> None:
         # Recorders would hold the step's activations until the next step.
-        for manager in (self.distiller.student_recorders, self.distiller.teacher_recorders):
+        for manager in (
+            self.distiller.student_recorders,
+            self.distiller.teacher_recorders,
+        ):
             for recorder in manager.recorders.values():
                 recorder.reset_data_buffer()
 
 
-def _build_two_stage(key: str, model: Union[BaseModel, dict, str]) -> BaseModel:
+def _build_two_stage(key: str, model: BaseModel | dict | str) -> BaseModel:
     if isinstance(model, str):
         model = get_model(model) if '::' in model else Config.fromfile(model).model
     if isinstance(model, dict):

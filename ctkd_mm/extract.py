@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Union
 
 from mmengine.runner import CheckpointLoader, save_checkpoint
 
 STUDENT_PREFIX = 'architecture.'
 
 
-def extract_student(
-    checkpoint: Union[str, Path], out: Union[str, Path, None] = None
-) -> Path:
+def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Path:
     """Write a checkpoint of the student alone, as MMDetection itself would save it.
 
     Keeps the weights below ``architecture.`` under their plain names and, of the

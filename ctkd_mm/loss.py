@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Union
-
 import torch
 from torch import Tensor, nn
 
@@ -78,9 +76,7 @@ class CTKDLoss(nn.Module):
         0.0
     """
 
-    def __init__(
-        self, temperature: Union[nn.Module, dict], loss_weight: float = 1.0
-    ) -> None:
+    def __init__(self, temperature: nn.Module | dict, loss_weight: float = 1.0) -> None:
         super().__init__()
         if loss_weight < 0:
             raise ValueError(f'loss_weight must be >= 0, got {loss_weight}')

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Dict, List, Sequence, Union
+from typing import Sequence, Union
 
 PathLike = Union[str, Path]
 
 
-def read_scalars(run: PathLike) -> List[Dict[str, float]]:
+def read_scalars(run: PathLike) -> list[dict[str, float]]:
     """Read the training lines of a run's JSON log, one per logged iteration.
 
     Args:

@@ -9,7 +9,6 @@ each sample (instance-wise). Source: CTKD, arXiv 2211.16231, section 3.
 from __future__ import annotations
 
 import math
-from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ class Temperature(nn.Module):
         self,
         tau_init: float = 1.0,
         tau_range: float = 20.0,
-        tau_start: Optional[float] = None,
+        tau_start: float | None = None,
     ) -> None:
         super().__init__()
         if tau_init <= 0:
@@ -61,7 +60,7 @@ class Temperature(nn.Module):
                 )
             self.raw_start = math.log(share / (1 - share))
         self.grl = GradientReversal()
-        self.tau: Optional[Tensor] = None
+        self.tau: Tensor | None = None
 
     def to_tau(self, raw: Tensor) -> Tensor:
         """Map raw values of any shape to tau, through the gradient reversal."""
@@ -88,7 +87,7 @@ class GlobalTemperature(Temperature):
         self,
         tau_init: float = 1.0,
         tau_range: float = 20.0,
-        tau_start: Optional[float] = None,
+        tau_start: float | None = None,
     ) -> None:
         super().__init__(tau_init, tau_range, tau_start)
         self.raw_tau = nn.Parameter(torch.tensor([self.raw_start]))
@@ -128,7 +127,7 @@ class InstanceTemperature(Temperature):
         hidden_channels: int = 128,
         tau_init: float = 1.0,
         tau_range: float = 20.0,
-        tau_start: Optional[float] = None,
+        tau_start: float | None = None,
     ) -> None:
         super().__init__(tau_init, tau_range, tau_start)
         self.num_classes = num_classes

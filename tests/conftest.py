@@ -44,7 +44,7 @@ def student_cfg(_detector_cfgs: dict) -> dict:
 
 @pytest.fixture
 def teacher_cfg(_detector_cfgs: dict) -> dict:
-    """Config of a teacher narrower than the demo's, to be fast, yet unlike the student."""
+    """Config of a teacher as narrow as the student, with the demo's wider neck."""
     cfg = copy.deepcopy(_detector_cfgs['teacher'])
     cfg.backbone.base_channels = 8
     cfg.neck.in_channels = [8, 16, 32, 64]
@@ -105,7 +105,9 @@ def digits_options(digits: Path) -> list:
         for split in ('train', 'val', 'test')
         for key in (f'dataset.data_root={digits}/', 'num_workers=0')
     ]
-    options += [f'{s}_dataloader.persistent_workers=False' for s in ('train', 'val', 'test')]
+    options += [
+        f'{s}_dataloader.persistent_workers=False' for s in ('train', 'val', 'test')
+    ]
     annotations = digits / 'annotations' / 'val.json'
     return options + [f'{s}_evaluator.ann_file={annotations}' for s in ('val', 'test')]
 

@@ -98,7 +98,9 @@ def test_a_killed_run_resumes_to_the_same_bits(root, options, trained, tmp_path)
     )
     assert_same(straight['state_dict'], resumed['state_dict'])
     assert_same(straight['optimizer'], resumed['optimizer'])
-    assert 'distiller.distill_losses.loss_kd.temperature.raw_tau' in resumed['state_dict']
+    assert (
+        'distiller.distill_losses.loss_kd.temperature.raw_tau' in resumed['state_dict']
+    )
     for key in ('tau', 'lambda', 'loss'):
         assert read_scalars(trained)[-1][key] == read_scalars(tmp_path)[-1][key]
 

@@ -27,7 +27,11 @@ def without_weights(cfg: dict) -> dict:
 def test_every_pair_comes_with_every_method():
     names = {p.relative_to(CONFIGS).as_posix() for p in LEAVES}
     for pair in PAIRS:
-        for folder, method in [('kd', 'kd'), ('ctkd', 'ctkd'), ('ctkd', 'ctkd-instance')]:
+        for folder, method in [
+            ('kd', 'kd'),
+            ('ctkd', 'ctkd'),
+            ('ctkd', 'ctkd-instance'),
+        ]:
             assert f'{folder}/{method}_faster-rcnn_{pair}_fpn_1x_coco.py' in names
     assert 'baseline/faster-rcnn_r18_fpn_1x_coco.py' in names
     assert 'baseline/faster-rcnn_mobilenetv2_fpn_1x_coco.py' in names

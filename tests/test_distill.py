@@ -66,7 +66,9 @@ def test_loss_is_the_kl_of_both_heads_on_the_students_rois(ctkd_cfg, batch):
     with torch.no_grad():
         preds_T = teacher.roi_head._bbox_forward(teacher.extract_feat(images), rois)
     want = kd_kl_div(
-        seen['S'][1][0], preds_T['cls_score'], torch.tensor([1 + 20 / (1 + 2.718281828**-1)])
+        seen['S'][1][0],
+        preds_T['cls_score'],
+        torch.tensor([1 + 20 / (1 + 2.718281828**-1)]),
     )
     torch.testing.assert_close(losses['distill.loss_kd'], want)
     assert want > 0
@@ -123,13 +125,25 @@ def test_the_teacher_is_frozen_and_stays_in_eval_mode(ctkd_cfg, batch):
         assert torch.equal(value, before[name]), name
 
 
+def test_a_given_teacher_keeps_its_weights(ctkd_cfg, teacher_cfg):
+    torch.manual_seed(3)
+    teacher = ROOT_MODELS.build(teacher_cfg)
+    before = copy.deepcopy(teacher.state_dict())
+    model = MODELS.build({**ctkd_cfg, 'teacher': teacher})
+    model.init_weights()
+    for name, value in model.teacher.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_every_trainable_parameter_gets_a_gradient_also_at_lambda_zero(ctkd_cfg, batch):
     from ctkd_mm import set_lambda
 
     model = build(ctkd_cfg)
     assert set_lambda(model, 0.0) == 1
     model.parse_losses(step(model, batch))[0].backward()
-    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    missing = [
+        n for n, p in model.named_parameters() if p.requires_grad and p.grad is None
+    ]
     assert not missing
 
 
@@ -220,7 +234,9 @@ def test_plain_kd_is_a_one_line_swap(ctkd_cfg, batch):
 
 def test_different_class_numbers_are_refused_with_both(ctkd_cfg):
     ctkd_cfg['teacher']['roi_head']['bbox_head']['num_classes'] = 7
-    with pytest.raises(ValueError, match='num_classes=10 in arch.*num_classes=7 in tea'):
+    with pytest.raises(
+        ValueError, match='num_classes=10 in arch.*num_classes=7 in tea'
+    ):
         build(ctkd_cfg)
 
 

@@ -21,7 +21,9 @@ def train_line(step, **scalars):
 
 def test_a_resumed_runs_logs_are_joined_and_the_later_line_counts(tmp_path):
     write_log(tmp_path, '1', [train_line(i, tau=i) for i in (10, 20, 30)])
-    later = [train_line(i, tau=-i) for i in (30, 40)] + [{'coco/bbox_mAP': 0.5, 'step': 4}]
+    later = [train_line(i, tau=-i) for i in (30, 40)] + [
+        {'coco/bbox_mAP': 0.5, 'step': 4}
+    ]
     write_log(tmp_path, '2', later)
     assert [line['tau'] for line in read_scalars(tmp_path)] == [10, 20, -30, -40]
 

@@ -2,9 +2,7 @@
 # anchors, few RoIs.
 _base_ = './faster-rcnn_r18_fpn.py'
 model = dict(
-    backbone=dict(
-        base_channels=32, frozen_stages=-1, norm_eval=False, init_cfg=None
-    ),
+    backbone=dict(base_channels=32, frozen_stages=-1, norm_eval=False, init_cfg=None),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, num_outs=4),
     rpn_head=dict(
         in_channels=64,

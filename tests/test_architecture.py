@@ -1,0 +1,68 @@
+"""The floors of the package: a module imports only what stands below it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import ctkd_mm
+
+PACKAGE = Path(ctkd_mm.__file__).parent
+MATHEMATICS = {'torch', 'mmengine', 'numpy'}
+STACK = MATHEMATICS | {'mmcv', 'mmdet', 'mmrazor'}
+# Module: its floor, and the packages it may import beside the standard library.
+FLOORS = {
+    '_compat': (0, MATHEMATICS | {'packaging'}),
+    'registry': (1, {'mmengine'}),
+    'gradient_reversal': (1, {'torch'}),
+    'demo_data': (1, {'numpy', 'cv2', 'sklearn'}),
+    'plot': (1, {'matplotlib'}),
+    'extract': (1, {'mmengine'}),
+    'temperature': (2, MATHEMATICS),
+    'loss': (2, MATHEMATICS),
+    'curriculum': (3, MATHEMATICS),  # logs what temperature computes
+    'reseed': (2, MATHEMATICS),
+    'distill': (4, STACK),
+    'demo': (4, STACK | {'cv2', 'pycocotools'}),
+    'cli': (5, STACK),
+}
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """Names of our modules and of foreign packages that a file imports anywhere."""
+    ours, foreign = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            foreign |= {alias.name.split('.')[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            ours |= {node.module or alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            foreign.add(node.module.split('.')[0])
+    return ours, foreign - set(sys.stdlib_module_names)
+
+
+def test_every_module_has_its_floor():
+    names = {path.stem for path in PACKAGE.glob('*.py')} - {'__init__'}
+    assert names == set(FLOORS)
+
+
+@pytest.mark.parametrize('name', FLOORS)
+def test_a_module_imports_downwards_only(name):
+    floor, allowed = FLOORS[name]
+    ours, foreign = imports(PACKAGE / f'{name}.py')
+    assert foreign <= allowed
+    assert all(FLOORS[other][0] < floor for other in ours)
+
+
+def test_the_tools_import_the_cli_alone():
+    for path in (PACKAGE.parent / 'tools').glob('*.py'):
+        assert imports(path) == (set(), {'ctkd_mm'}), path
+        assert len(path.read_text().splitlines()) <= 10
+
+
+def test_the_package_itself_does_not_import_the_distiller():
+    ours, _ = imports(PACKAGE / '__init__.py')
+    assert 'distill' not in ours
