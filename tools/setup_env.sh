@@ -11,6 +11,8 @@ die() { printf 'set-up failed: %s\n' "$*" >&2; exit 1; }
     [ -n "${PACKAGES-}" ] || die 'the pins are missing; run make, which passes them'
 py=.venv/bin/python
 log=.venv/mmcv-build.log
+# pip ends normally on Ctrl-C; without this, that would pass for a damaged wheel.
+trap 'exit 130' INT
 # An inherited PYTHONPATH would let another environment's packages pass the checks.
 unset PYTHONPATH
 

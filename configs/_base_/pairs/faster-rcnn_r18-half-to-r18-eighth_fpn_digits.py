@@ -5,5 +5,5 @@ model = dict(
     type='ctkd_mm.RoILogitDistill',
     architecture=_base_.model,
     teacher='configs/demo/faster-rcnn_r18-half_fpn_digits.py',
-    teacher_ckpt='work_dirs/demo/teacher/epoch_8.pth',
+    teacher_ckpt='work_dirs/demo/teacher/epoch_6.pth',
 )

@@ -1,10 +1,10 @@
 # Minutes on a CPU, from scratch: AdamW with warm-up and cosine decay.
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=8, val_interval=8)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=6, val_interval=6)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', begin=0, end=8, T_max=8, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', begin=0, end=6, T_max=6, convert_to_iter_based=True),
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
