@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import subprocess
 import sys
 import time
@@ -135,10 +135,24 @@ def _say(text: str) -> None:
     print(f'\n=== {text}', flush=True)
 
 
-def _tool(name: str, *args: object) -> None:
-    env = {**os.environ, 'PYTHONWARNINGS': 'ignore'}
+def _tool(name: str, log: Path, *args: object) -> None:
+    """Run a tool: everything into the log, progress and validation to the screen."""
     command = [sys.executable, f'tools/{name}.py', *map(str, args)]
-    subprocess.run(command, check=True, env=env)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open('a') as file, subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout:
+            file.write(line)
+            progress = re.search(
+                r'Epoch\(\w+\) .*?(?=  (data_)?time:|  coco/\S*_75)', line
+            )
+            if progress:
+                print(f'  {progress.group()}', flush=True)
+    if process.returncode:
+        tail = ''.join(log.read_text().splitlines(keepends=True)[-30:])
+        print(f'{tail}\nfailed; all of its output: {log}', file=sys.stderr)
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def _train(name: str, work_dir: Path) -> Path:
@@ -148,7 +162,8 @@ def _train(name: str, work_dir: Path) -> Path:
     epochs = Config.fromfile(RUNS[name]).train_cfg.max_epochs
     last = work_dir / name / f'epoch_{epochs}.pth'
     if not last.is_file():
-        _tool('train', RUNS[name], '--work-dir', work_dir / name, '--resume')
+        log = work_dir / f'{name}.log'
+        _tool('train', log, RUNS[name], '--work-dir', work_dir / name, '--resume')
     return last
 
 
@@ -159,7 +174,7 @@ def _evaluate(name: str, work_dir: Path, checkpoint: Path) -> dict[str, object]:
     config = STUDENT if name == 'ctkd' else RUNS[name]
     out = work_dir / name / 'test'
     if not list(out.glob('*/*.json')):
-        _tool('test', config, checkpoint, '--work-dir', out)
+        _tool('test', out / 'test.log', config, checkpoint, '--work-dir', out)
     metrics = json.loads(sorted(out.glob('*/*.json'))[-1].read_text())
     model = init_detector(str(config), str(checkpoint), device='cpu')
     lines = read_scalars(work_dir / name)
