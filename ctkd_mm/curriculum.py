@@ -41,7 +41,7 @@ def cosine_curriculum(
     Raises:
         ValueError: If ``end`` is not after ``begin``.
 
-    Source: CTKD, arXiv 2211.16231, Eq. 9, and the authors' code, whose epochs count
+    Source: CTKD, arXiv 2211.16231, and the authors' code, whose epochs count
     from 1 and whose lambda carries the minus that :class:`GradientReversal` has here.
 
     Example:

@@ -35,7 +35,7 @@ def grad_reverse(x: Tensor, lambda_: float) -> Tensor:
         A view of ``x`` with the same values.
 
     Source: Y. Ganin and V. Lempitsky, *Unsupervised Domain Adaptation by
-    Backpropagation*, ICML 2015; used by CTKD, arXiv 2211.16231, section 3.2.
+    Backpropagation*, ICML 2015; used by CTKD, arXiv 2211.16231.
     """
     return _GradReverse.apply(x, lambda_)
 

@@ -30,7 +30,7 @@ def kd_kl_div(preds_S: Tensor, preds_T: Tensor, tau: Tensor) -> Tensor:
         ValueError: If the logits differ in shape or are not two-dimensional, or
             tau fits neither form.
 
-    Source: CTKD, arXiv 2211.16231, Eq. 2; the reduction is that of MMRazor's
+    Source: CTKD, arXiv 2211.16231; the reduction is that of MMRazor's
     ``KLDivergence`` ('batchmean').
     """
     if preds_S.ndim != 2 or preds_S.shape != preds_T.shape:

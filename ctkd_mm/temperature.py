@@ -3,7 +3,7 @@
     tau = tau_init + tau_range * sigmoid(GRL(raw; lambda))
 
 ``raw`` is one parameter for all samples (global) or a small network's output for
-each sample (instance-wise). Source: CTKD, arXiv 2211.16231, section 3.
+each sample (instance-wise). Source: CTKD, arXiv 2211.16231.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class GlobalTemperature(Temperature):
 
     Args: see :class:`Temperature`.
 
-    Source: CTKD, arXiv 2211.16231, Eq. 6; the defaults are the authors' code's.
+    Source: CTKD, arXiv 2211.16231 (global temperature); the defaults are the authors' code's.
 
     Example:
         >>> temperature = GlobalTemperature(tau_init=1.0, tau_range=20.0)
@@ -118,7 +118,7 @@ class InstanceTemperature(Temperature):
     Raises:
         ValueError: If logits do not have ``num_classes + 1`` columns.
 
-    Source: CTKD, arXiv 2211.16231, section 3.3 (instance-wise temperature).
+    Source: CTKD, arXiv 2211.16231 (instance-wise temperature).
     """
 
     def __init__(

@@ -78,17 +78,21 @@ def test_student_head_runs_once_and_teacher_only_its_features_and_head(
     ctkd_cfg, batch, calls
 ):
     model = build(ctkd_cfg)
-    forbidden = []
+    forbidden, with_grad = [], []
     teacher = model.teacher
     for module in (teacher.rpn_head, teacher.roi_head.bbox_head.loss_cls):
         module.register_forward_hook(lambda *args: forbidden.append(args[0]))
     backbone_passes = []
     teacher.backbone.register_forward_hook(lambda *args: backbone_passes.append(1))
     teacher.roi_head.bbox_sampler.sample = None
+    teacher.roi_head.bbox_head.register_forward_hook(
+        lambda module, inputs, outputs: with_grad.append(torch.is_grad_enabled())
+    )
     step(model, batch)
     assert calls == {32: 1, 64: 1}
     assert len(backbone_passes) == 1
     assert not forbidden
+    assert with_grad == [False]
 
 
 def test_with_zero_weight_the_student_trains_as_in_plain_mmdetection(
