@@ -75,7 +75,8 @@ class GlobalTemperature(Temperature):
 
     Args: see :class:`Temperature`.
 
-    Source: CTKD, arXiv 2211.16231 (global temperature); the defaults are the authors' code's.
+    Source: CTKD, arXiv 2211.16231 (global temperature); the defaults are those of the
+    authors' code.
 
     Example:
         >>> temperature = GlobalTemperature(tau_init=1.0, tau_range=20.0)
