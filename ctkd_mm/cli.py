@@ -58,8 +58,8 @@ def make_demo_data(argv: Argv = None) -> None:
         description='Compose scanned digits into a COCO-format detection set'
     )
     parser.add_argument('root', nargs='?', default='work_dirs/demo/data')
-    parser.add_argument('--num-train', type=int, default=600, help='training scenes')
-    parser.add_argument('--num-val', type=int, default=150, help='validation scenes')
+    parser.add_argument('--num-train', type=int, default=800, help='training scenes')
+    parser.add_argument('--num-val', type=int, default=200, help='validation scenes')
     parser.add_argument('--image-size', type=int, default=128, help='pixels')
     parser.add_argument('--seed', type=int, default=0)
     print(make_demo_data(**vars(parser.parse_args(argv))))

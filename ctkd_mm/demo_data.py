@@ -226,8 +226,8 @@ def _make(root: Path, meta: dict) -> None:
 
 def make_demo_data(
     root: str | Path,
-    num_train: int = 600,
-    num_val: int = 150,
+    num_train: int = 800,
+    num_val: int = 200,
     image_size: int = 128,
     seed: int = 0,
 ) -> Path:

@@ -36,7 +36,7 @@ def small_checkout(root, tmp_path, monkeypatch):
         assert old in text
         path.write_text(text.replace(old, new))
     monkeypatch.setattr(
-        demo, 'make_demo_data', lambda root, **_: make_demo_data(root, 16, 4)
+        demo, 'make_demo_data', lambda root: make_demo_data(root, 16, 4)
     )
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     monkeypatch.chdir(tmp_path)

@@ -11,8 +11,8 @@ loss_kd = dict(
 )
 # The paper's ramp takes 5 epochs of 120 on ImageNet; a 1x schedule has 12.
 custom_hooks = [dict(type='ctkd_mm.CurriculumHook', end=5)]
-# The paper trains the temperature like any weight. Without decay and ten times
-# faster it can cross its range within a short schedule.
+# The paper trains the temperature like any weight. A short schedule needs it faster,
+# and decay would pull raw to 0, the middle of the range.
 paramwise_cfg = dict(
     custom_keys={'loss_kd.temperature': dict(lr_mult=10, decay_mult=0)}
 )
