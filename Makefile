@@ -37,9 +37,13 @@ clean:
 	rm -rf .venv work_dirs
 
 # The stamp comes last, so a .venv without it, or older than its inputs, is never
-# trusted: it is removed and made again.
+# trusted: it is removed and made again. So is one of another place: a clone that was
+# moved would run the code at its old path.
+ifneq ($(shell cat .venv/.ready 2>/dev/null),$(CURDIR))
+.PHONY: .venv/.ready
+endif
 .venv/.ready: Makefile setup.py tools/setup_env.sh
 	@rm -rf .venv
 	@PYTHON='$(PYTHON)' TORCH='$(TORCH)' MMCV='$(MMCV)' BUILD='$(BUILD)' \
 		PACKAGES='$(PACKAGES)' tools/setup_env.sh
-	@touch $@
+	@echo '$(CURDIR)' > $@

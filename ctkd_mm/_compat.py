@@ -203,12 +203,7 @@ def require_openmmlab() -> None:
     for name in ('mmengine', 'mmcv', 'mmdet', 'mmrazor', 'joblib'):
         _require(name, wanted)
         if name == 'mmcv' and importlib.util.find_spec('mmcv._ext') is None:
-            raise ImportError(
-                'mmcv: found a build without compiled ops (no mmcv._ext): mmcv-lite, '
-                'or one built in isolation from torch. Uninstall it, then: pip install '
-                "--no-build-isolation --no-deps --no-cache-dir 'mmcv"
-                f"{wanted.get('mmcv', '')}'"
-            )
+            _raise(name, 'a build without compiled ops (no mmcv._ext)', wanted)
     from mmengine.utils import get_installed_path
 
     # MMEngine 0.10 finds `mmdet::` config bases with a module that setuptools 82 lost.
@@ -251,7 +246,13 @@ def _require(name: str, wanted: dict[str, Any]) -> None:
 
 
 def _raise(name: str, found: str, wanted: dict[str, Any]) -> NoReturn:
+    command = "in the checkout of ctkd_mm, pip install -e '.[openmmlab]'"
+    if name == 'mmcv':  # the extra would build it in isolation, without its ops
+        command = (
+            'a prebuilt wheel, or pip install --no-build-isolation --no-deps '
+            f"--no-cache-dir 'mmcv{wanted.get(name, '')}'"
+        )
     raise ImportError(
-        f'{name}: found {found}, ctkd_mm needs {name}{wanted.get(name, "")}. In the '
-        'checkout of ctkd_mm: pip install -e .[openmmlab]'
+        f'{name}: found {found}, ctkd_mm needs {name}{wanted.get(name, "")}. '
+        f'Install it: {command}'
     )

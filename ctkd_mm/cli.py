@@ -45,7 +45,7 @@ def extract_student(argv: Argv = None) -> None:
         description='Write a student-only checkpoint that MMDetection loads strictly'
     )
     parser.add_argument('checkpoint', help='checkpoint of a distillation run')
-    parser.add_argument('--out', help='default: <checkpoint>_student.pth')
+    parser.add_argument('--out', help='default: the checkpoint, named *_student.pth')
     args = parser.parse_args(argv)
     print(extract_student(args.checkpoint, args.out))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import IterBasedTrainLoop, Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 from .gradient_reversal import set_lambda
 from .registry import HOOKS
@@ -64,7 +64,9 @@ class CurriculumHook(Hook):
     ``LoggerHook`` is about to read it, and ``train/tau_min`` and ``train/tau_max``
     too for a temperature with a value for each sample; so the console, the JSON log
     and TensorBoard show them, and no other iteration waits for the device. With
-    several temperatures in the model each key carries its module's name.
+    several temperatures in the model the keys are numbered, and the log says at the
+    start which is which. What is logged is the first process's tau; a temperature of
+    your own is logged if it extends :class:`ctkd_mm.temperature.Temperature`.
 
     Args:
         end: End of the ramp, in epochs or iterations.
@@ -115,7 +117,7 @@ class CurriculumHook(Hook):
                 'CurriculumHook found no GradientReversal in the model: give loss_kd a '
                 "learnable temperature (type='ctkd_mm.CTKDLoss'), or drop the hook"
             )
-        self.temperatures = _named_temperatures(runner.model)
+        self.temperatures = _numbered_temperatures(runner)
         self.log_interval = next(
             (h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 1
         )
@@ -154,12 +156,16 @@ class CurriculumHook(Hook):
         set_lambda(runner.model, self.lambda_)
 
 
-def _named_temperatures(model: nn.Module) -> dict[str, Temperature]:
+def _numbered_temperatures(runner: Runner) -> dict[str, Temperature]:
     """Map a log-key suffix, empty for a single one, to every temperature."""
-    found = {n: m for n, m in model.named_modules() if isinstance(m, Temperature)}
+    modules = runner.model.named_modules()
+    found = {name: m for name, m in modules if isinstance(m, Temperature)}
     if len(found) == 1:
         return {'': next(iter(found.values()))}
-    return {f'.{name}': module for name, module in found.items()}
+    # Numbers, not names: LogProcessor averages every key with "loss" in it.
+    for i, name in enumerate(found):
+        runner.logger.info(f'tau.{i} is the temperature at {name}')
+    return {f'.{i}': module for i, module in enumerate(found.values())}
 
 
 def _tau_stats(tau: Tensor | None) -> dict[str, Tensor]:

@@ -161,7 +161,9 @@ def _train(name: str, work_dir: Path) -> Path:
 
     epochs = Config.fromfile(RUNS[name]).train_cfg.max_epochs
     last = work_dir / name / f'epoch_{epochs}.pth'
-    if not last.is_file():
+    # Written after the checkpoint itself, so that it never names half a file.
+    named = work_dir / name / 'last_checkpoint'
+    if not (named.is_file() and Path(named.read_text()).name == last.name):
         log = work_dir / f'{name}.log'
         _tool('train', log, RUNS[name], '--work-dir', work_dir / name, '--resume')
     return last

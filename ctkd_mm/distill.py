@@ -19,6 +19,7 @@ from mmrazor.models.utils import add_prefix  # noqa: E402
 from mmrazor.registry import MODELS as MMRAZOR_MODELS  # noqa: E402
 
 from .registry import MODELS  # noqa: E402
+from .temperature import InstanceTemperature  # noqa: E402
 
 
 @MODELS.register_module()
@@ -41,7 +42,8 @@ class RoILogitDistill(SingleTeacherDistill):
         loss_kd: Config of a loss with ``forward(preds_S, preds_T)`` on logits of
             (N, num_classes + 1), such as ``dict(type='ctkd_mm.CTKDLoss', ...)`` or
             ``dict(type='mmrazor.KLDivergence', tau=1)``.
-        teacher_ckpt: Path or URL of the teacher's checkpoint.
+        teacher_ckpt: Path or URL of the teacher's checkpoint. Without it, a teacher
+            built from a config has random weights.
         distiller: Further recorders, connectors, losses and their mappings to
             compute beside ``loss_kd``: arguments of MMRazor's
             ``ConfigurableDistiller``.
@@ -68,8 +70,7 @@ class RoILogitDistill(SingleTeacherDistill):
         data_preprocessor: nn.Module | dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        if isinstance(teacher, BaseModel):
-            teacher._is_init = True  # or Runner's init_weights() would overwrite it
+        keep_weights = isinstance(teacher, BaseModel)
         student = _build_two_stage('architecture', architecture)
         teacher = _build_two_stage('teacher', teacher)
         classes_S, classes_T = (
@@ -88,6 +89,11 @@ class RoILogitDistill(SingleTeacherDistill):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
+        if keep_weights:
+            self.teacher._is_init = True  # or Runner's init_weights() overwrites them
+        for module in self.distiller.modules():
+            if isinstance(module, InstanceTemperature):
+                _check_num_classes(module, classes_S)
 
     def loss(
         self,
@@ -108,7 +114,7 @@ class RoILogitDistill(SingleTeacherDistill):
         with self.distiller.student_recorders:
             losses = self.student(batch_inputs, data_samples, mode='loss')
         losses = add_prefix(losses, 'student')
-        if self.distillation_stopped:
+        if self.distillation_stopped:  # by a hook; DDP then needs unused parameters
             return losses
         rois = self.distiller.get_record('rois', from_student=True, data_idx=1)
         with self.distiller.teacher_recorders, torch.no_grad():
@@ -156,6 +162,14 @@ def _build_two_stage(key: str, model: BaseModel | dict | str) -> BaseModel:
             f'got {type(model).__name__} with bbox_head={type(bbox_head).__name__}'
         )
     return model
+
+
+def _check_num_classes(temperature: InstanceTemperature, num_classes: int) -> None:
+    if temperature.num_classes != num_classes:
+        raise ValueError(
+            'loss_kd.temperature.num_classes must be that of student and teacher, '
+            f'{num_classes}, got {temperature.num_classes}'
+        )
 
 
 def _distiller_with_loss_kd(distiller: dict, loss_kd: dict) -> dict:

@@ -12,9 +12,9 @@ STUDENT_PREFIX = 'architecture.'
 def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Path:
     """Write a checkpoint of the student alone, as MMDetection itself would save it.
 
-    Keeps the weights below ``architecture.`` under their plain names and, of the
-    meta data, what inference needs (classes, palette, epoch, versions). Optimizer
-    and teacher stay behind. Everything is loaded to the CPU.
+    Keeps the weights below ``architecture.`` under their plain names, and the meta
+    data (classes, epoch, versions) except for the distiller's config. Optimizer and
+    teacher stay behind. Everything is loaded to the CPU.
 
     Args:
         checkpoint: A checkpoint of a distillation run.
@@ -43,5 +43,8 @@ def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Pa
             f'"{STUDENT_PREFIX}*", found {tops}. Give a checkpoint of a distillation '
             'run; a plain detector needs no extraction.'
         )
-    save_checkpoint(dict(meta=loaded.get('meta', {}), state_dict=student), str(out))
+    # The config in it is the distiller's: MMEngine would build that from the file alone
+    # and load none of the student's weights, with no more than a log line.
+    meta = {k: v for k, v in loaded.get('meta', {}).items() if k != 'cfg'}
+    save_checkpoint(dict(meta=meta, state_dict=student), str(out))
     return out

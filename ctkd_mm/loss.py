@@ -66,8 +66,8 @@ class CTKDLoss(nn.Module):
     Raises:
         ValueError: If ``loss_weight`` is negative.
 
-    Source: CTKD, arXiv 2211.16231. Takes the arguments of MMRazor's
-    ``KLDivergence``, so either can stand in ``loss_kd``.
+    Source: CTKD, arXiv 2211.16231. Called as MMRazor's ``KLDivergence``, so either can
+    stand in ``loss_kd``.
 
     Example:
         >>> loss_kd = CTKDLoss(dict(type='ctkd_mm.GlobalTemperature'))

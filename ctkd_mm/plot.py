@@ -32,7 +32,9 @@ def read_scalars(run: PathLike) -> list[dict[str, float]]:
         )
     by_step = {}
     for log in logs:
-        for line in log.read_text().splitlines():
+        for line in log.read_text().splitlines(keepends=True):
+            if not line.endswith('\n'):
+                continue  # the run was killed while it wrote this line
             scalars = json.loads(line)
             if 'lr' in scalars:  # validation lines have none
                 by_step[scalars['step']] = scalars

@@ -5,11 +5,27 @@
 ``custom_imports``.
 """
 
+from __future__ import annotations
+
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-MODELS = Registry(
+
+class _LazyRegistry(Registry):
+    """Imports its locations only for a name that is not registered yet.
+
+    So a loss finds its temperature without MMRazor, which ``ctkd_mm.distill`` needs.
+    """
+
+    def get(self, key: str) -> type | None:
+        scope, name = self.split_scope_key(key)
+        if scope in (None, self.scope) and name in self.module_dict:
+            return self.module_dict[name]
+        return super().get(key)
+
+
+MODELS = _LazyRegistry(
     'model',
     parent=MMENGINE_MODELS,
     scope='ctkd_mm',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -66,3 +67,15 @@ def test_the_tools_import_the_cli_alone():
 def test_the_package_itself_does_not_import_the_distiller():
     ours, _ = imports(PACKAGE / '__init__.py')
     assert 'distill' not in ours
+
+
+def test_a_loss_finds_its_temperature_by_name_without_mmrazor():
+    code = """
+import sys
+sys.modules['mmrazor'] = None
+from ctkd_mm import CTKDLoss
+loss = CTKDLoss(dict(type='ctkd_mm.GlobalTemperature'))
+assert loss.temperature.tau_range == 20
+assert 'mmdet' not in sys.modules
+"""
+    subprocess.run([sys.executable, '-c', code], check=True)

@@ -6,10 +6,11 @@ from collections import Counter
 import pytest
 import torch
 from mmdet.models.roi_heads import StandardRoIHead
+from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 
-from ctkd_mm import kd_kl_div
+from ctkd_mm import kd_kl_div, set_lambda
 from ctkd_mm.distill import RoILogitDistill
 from ctkd_mm.registry import MODELS
 
@@ -140,8 +141,6 @@ def test_a_given_teacher_keeps_its_weights(ctkd_cfg, teacher_cfg):
 
 
 def test_every_trainable_parameter_gets_a_gradient_also_at_lambda_zero(ctkd_cfg, batch):
-    from ctkd_mm import set_lambda
-
     model = build(ctkd_cfg)
     assert set_lambda(model, 0.0) == 1
     model.parse_losses(step(model, batch))[0].backward()
@@ -157,6 +156,35 @@ def test_images_without_objects_are_distilled_too(ctkd_cfg, batch):
         sample.gt_instances = sample.gt_instances[:0]
     losses = step(model, batch)
     assert losses['distill.loss_kd'] > 0  # background RoIs are rows like any
+
+
+def test_a_step_without_any_roi_has_a_zero_loss(ctkd_cfg, batch):
+    sampler = dict(num=0, add_gt_as_proposals=False)
+    ctkd_cfg['architecture']['train_cfg']['rcnn']['sampler'].update(sampler)
+    model = build(ctkd_cfg)
+    losses = step(model, batch)
+    assert losses['distill.loss_kd'] == 0
+    model.parse_losses(losses)[0].backward()
+    assert all(p.grad is not None for p in model.distiller.parameters())
+
+
+def test_ddp_needs_no_unused_parameters(ctkd_cfg, batch, tmp_path, monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1
+    )
+    try:
+        wrapped = MMDistributedDataParallel(
+            build(ctkd_cfg), find_unused_parameters=False
+        )
+        for lambda_ in (0.0, 1.0):
+            set_lambda(wrapped, lambda_)
+            data = wrapped.module.data_preprocessor(copy.deepcopy(batch), training=True)
+            # The second forward raises if a parameter had no gradient in the first.
+            losses = wrapped(**data, mode='loss')
+            wrapped.module.parse_losses(losses)[0].backward()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_records_are_released_after_the_loss(ctkd_cfg, batch):
@@ -255,6 +283,14 @@ def test_a_detector_without_one_box_head_is_refused_by_key(ctkd_cfg, key):
 def test_a_cascade_of_box_heads_is_refused_by_key(ctkd_cfg, key):
     ctkd_cfg[key] = 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'
     with pytest.raises(ValueError, match=f'{key} must .* bbox_head=ModuleList'):
+        build(ctkd_cfg)
+
+
+def test_an_instance_temperature_for_other_classes_is_refused_at_build(ctkd_cfg):
+    ctkd_cfg['loss_kd']['temperature'] = dict(
+        type='ctkd_mm.InstanceTemperature', num_classes=80
+    )
+    with pytest.raises(ValueError, match='student and teacher, 10, got 80'):
         build(ctkd_cfg)
 
 

@@ -33,8 +33,13 @@ def test_the_readmes_own_pair_builds(root, tmp_path):
     (tmp_path / 'own' / 'pair.py').write_text(text)
     cfg = Config.fromfile(tmp_path / 'own' / 'pair.py')
     cfg.model.architecture.backbone.init_cfg = None
+    (beside,) = [b for b in python_blocks(root) if 'student_recorders' in b]
+    exec(beside, names := {})
+    cfg.merge_from_dict(dict(model=names['model']))
     losses = MODELS.build(cfg.model).distiller.distill_losses
-    assert type(losses['loss_kd']).__name__ == 'CTKDLoss'
+    assert {name: type(loss).__name__ for name, loss in losses.items()} == dict(
+        loss_neck='PKDLoss', loss_kd='CTKDLoss'
+    )
     assert 'loss_kd.temperature' in cfg.optim_wrapper.paramwise_cfg.custom_keys
 
 

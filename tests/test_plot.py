@@ -28,6 +28,13 @@ def test_a_resumed_runs_logs_are_joined_and_the_later_line_counts(tmp_path):
     assert [line['tau'] for line in read_scalars(tmp_path)] == [10, 20, -30, -40]
 
 
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
+    log = write_log(tmp_path, '1', [train_line(10, tau=1)])
+    with log.open('a') as file:
+        file.write('{"step": 20, "lr"')
+    assert [line['step'] for line in read_scalars(tmp_path)] == [10]
+
+
 def test_draws_a_png_of_several_runs(tmp_path):
     for name in ('a', 'b'):
         lines = [

@@ -9,5 +9,5 @@ exec python -m torch.distributed.run \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
     --master_port="${PORT:-29500}" \
-    --nproc_per_node="$3" \
+    --nproc_per_node="${3:?see the usage at the top of this script}" \
     "$(dirname "$0")/test.py" "$1" "$2" --launcher pytorch "${@:4}"

@@ -2,6 +2,7 @@
 # Usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [train.py options]
 # GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS as MMDetection's.
 set -euxo pipefail
+: "${4:?see the usage at the top of this script}"
 
 GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
