@@ -114,13 +114,9 @@ class RoILogitDistill(SingleTeacherDistill):
         with self.distiller.student_recorders:
             losses = self.student(batch_inputs, data_samples, mode='loss')
         losses = add_prefix(losses, 'student')
-        if self.distillation_stopped:  # by a hook; DDP then needs unused parameters
-            return losses
-        rois = self.distiller.get_record('rois', from_student=True, data_idx=1)
-        with self.distiller.teacher_recorders, torch.no_grad():
-            feats = self.teacher.extract_feat(batch_inputs)
-            self.teacher.roi_head._bbox_forward(feats, rois)
-        losses.update(add_prefix(self.distiller.compute_distill_losses(), 'distill'))
+        # A hook may stop it; DDP then wants find_unused_parameters.
+        if not self.distillation_stopped:
+            losses.update(add_prefix(self._distill_losses(batch_inputs), 'distill'))
         self._release_records()
         return losses
 
@@ -139,6 +135,13 @@ class RoILogitDistill(SingleTeacherDistill):
         for module in architecture.modules():
             if hasattr(module, 'inplace'):
                 module.inplace = False
+
+    def _distill_losses(self, batch_inputs: Tensor) -> dict[str, Tensor]:
+        rois = self.distiller.get_record('rois', from_student=True, data_idx=1)
+        with self.distiller.teacher_recorders, torch.no_grad():
+            feats = self.teacher.extract_feat(batch_inputs)
+            self.teacher.roi_head._bbox_forward(feats, rois)
+        return self.distiller.compute_distill_losses()
 
     def _release_records(self) -> None:
         # Recorders would hold the step's activations until the next step.
