@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 CLASSES = tuple('0123456789')
 SPLITS = ('train', 'val')
 VAL_FRACTION = 0.2
-MIN_IMAGE_SIZE = 96  # below it the smallest digits have fewer pixels than their scans
+MIN_IMAGE_SIZE = 64  # the smallest digits are 10 px high then; the scans have 8
 DIGIT_HEIGHT = (0.16, 0.40)  # in image sides: 20 to 51 px of 128
 MAX_OVERLAP = 0.1
 FORMAT_VERSION = 1  # raise it when the scenes change: old sets are then made again
@@ -242,7 +242,7 @@ def make_demo_data(
         root: Folder of the set: new, empty, or made here before.
         num_train: Number of training scenes, >= 1.
         num_val: Number of validation scenes, >= 1; they share no scan with training.
-        image_size: Side of the square scenes in pixels, >= 96.
+        image_size: Side of the square scenes in pixels, >= 64.
         seed: Seed of the scan split and of every scene, >= 0.
 
     Returns:
