@@ -55,13 +55,14 @@ def make_demo_data(argv: Argv = None) -> None:
     from .demo_data import make_demo_data
 
     parser = argparse.ArgumentParser(
-        description='Compose scanned digits into a COCO-format detection set'
+        description='Compose scanned digits into a COCO-format detection set',
+        argument_default=argparse.SUPPRESS,  # the defaults are the function's
     )
     parser.add_argument('root', nargs='?', default='work_dirs/demo/data')
-    parser.add_argument('--num-train', type=int, default=800, help='training scenes')
-    parser.add_argument('--num-val', type=int, default=200, help='validation scenes')
-    parser.add_argument('--image-size', type=int, default=128, help='pixels')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--num-train', type=int, help='training scenes')
+    parser.add_argument('--num-val', type=int, help='validation scenes')
+    parser.add_argument('--image-size', type=int, help='pixels')
+    parser.add_argument('--seed', type=int)
     print(make_demo_data(**vars(parser.parse_args(argv))))
 
 

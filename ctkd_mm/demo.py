@@ -24,6 +24,7 @@ RUNS = {
     'student': STUDENT,
     'ctkd': CONFIGS / 'ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py',
 }
+DETECTORS = {**RUNS, 'ctkd': STUDENT}  # as evaluated: without teacher
 TITLES = dict(teacher='teacher', student='student alone', ctkd='student with CTKD')
 SHEET_IMAGES = 4
 SCORE_THR = 0.3
@@ -102,9 +103,12 @@ def draw_sheet(work_dir: Path, checkpoints: dict[str, Path]) -> Path:
         found = coco.loadAnns(coco.getAnnIds(image['id']))
         truth.append([(a['bbox'], a['category_id'] - 1) for a in found])
     columns = {'ground truth': truth}
-    for name, config in (('ctkd', STUDENT), ('teacher', RUNS['teacher'])):
+    for name in ('ctkd', 'teacher'):
         inferencer = DetInferencer(
-            str(config), str(checkpoints[name]), device='cpu', show_progress=False
+            str(DETECTORS[name]),
+            str(checkpoints[name]),
+            device='cpu',
+            show_progress=False,
         )
         columns[TITLES[name]] = [
             [
@@ -173,8 +177,7 @@ def _evaluate(name: str, work_dir: Path, checkpoint: Path) -> dict[str, object]:
     """Evaluate a plain detector's checkpoint: a row of the table."""
     from mmdet.apis import init_detector
 
-    config = STUDENT if name == 'ctkd' else RUNS[name]
-    out = work_dir / name / 'test'
+    config, out = DETECTORS[name], work_dir / name / 'test'
     _tool('test', out / 'test.log', config, checkpoint, '--work-dir', out)
     metrics = json.loads(sorted(out.glob('*/*.json'))[-1].read_text())
     model = init_detector(str(config), str(checkpoint), device='cpu')

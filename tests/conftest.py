@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,19 @@ def batch() -> dict:
     return dict(inputs=inputs, data_samples=samples)
 
 
+@pytest.fixture
+def one_process_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A gloo group of this process alone, for wrapping models in DDP."""
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
 @pytest.fixture(scope='session')
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digits set of 16 training and 4 validation scenes."""
@@ -103,10 +117,11 @@ def digits_options(digits: Path) -> list:
     options = [
         f'{split}_dataloader.{key}'
         for split in ('train', 'val', 'test')
-        for key in (f'dataset.data_root={digits}/', 'num_workers=0')
-    ]
-    options += [
-        f'{s}_dataloader.persistent_workers=False' for s in ('train', 'val', 'test')
+        for key in (
+            f'dataset.data_root={digits}/',
+            'num_workers=0',
+            'persistent_workers=False',
+        )
     ]
     annotations = digits / 'annotations' / 'val.json'
     return options + [f'{s}_evaluator.ann_file={annotations}' for s in ('val', 'test')]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -17,6 +16,7 @@ from ctkd_mm import (
     cosine_curriculum,
 )
 from ctkd_mm.curriculum import CurriculumHook
+from ctkd_mm.plot import read_scalars
 
 
 def test_equals_the_papers_first_epochs():
@@ -103,13 +103,6 @@ def make_runner(work_dir, model, hook, train_cfg=None, resume=False, **kwargs):
     )
 
 
-def logged(work_dir):
-    lines = []
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        lines += [json.loads(line) for line in path.read_text().splitlines()]
-    return lines
-
-
 def hook_cfg(**kwargs):
     return dict(type='ctkd_mm.CurriculumHook', **kwargs)
 
@@ -122,7 +115,7 @@ def test_lambda_follows_epochs_and_is_logged_with_tau(tmp_path):
     assert len(runner.message_hub.get_scalar('train/tau').data[0]) == 12
     want = [cosine_curriculum(epoch, end=3) for epoch in range(4)]
     assert model.seen == [value for value in want for _ in range(6)]
-    lines = logged(tmp_path)
+    lines = read_scalars(tmp_path)
     assert [line['lambda'] for line in lines] == [v for v in want for _ in range(3)]
     assert lines[0]['tau'] == pytest.approx(3.0, abs=0.1)
     assert lines[-1]['tau'] == model.deep['loss'].temperature.tau.item()
@@ -153,7 +146,7 @@ def test_lambda_follows_iterations(tmp_path):
 def test_instance_temperature_logs_its_spread(tmp_path):
     model = Distilled(InstanceTemperature(4))
     make_runner(tmp_path, model, hook_cfg(end=3)).train()
-    line = logged(tmp_path)[-1]
+    line = read_scalars(tmp_path)[-1]
     assert line['tau_min'] < line['tau'] < line['tau_max']
     last = model.deep['loss'].temperature.tau
     assert line['tau_max'] == pytest.approx(last.max().item())
@@ -163,7 +156,7 @@ def test_several_temperatures_are_logged_by_number(tmp_path):
     model = Distilled(GlobalTemperature())
     model.deep['other'] = CTKDLoss(GlobalTemperature(tau_start=2.0))
     make_runner(tmp_path, model, hook_cfg(end=3)).train()
-    line = logged(tmp_path)[-1]
+    line = read_scalars(tmp_path)[-1]
     assert line['tau.0'] == model.deep['loss'].temperature.tau.item()
     assert 'tau.1' not in line  # never ran
     (log,) = tmp_path.glob('*/*.log')
@@ -204,16 +197,6 @@ def test_epochs_without_an_epoch_based_loop_are_refused(tmp_path):
         runner.train()
 
 
-@pytest.fixture
-def one_process_group(tmp_path, monkeypatch):
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    torch.distributed.init_process_group(
-        'gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1
-    )
-    yield
-    torch.distributed.destroy_process_group()
-
-
 def test_works_under_a_ddp_wrapper(tmp_path, one_process_group):
     model = Distilled(GlobalTemperature())
     runner = make_runner(
@@ -228,4 +211,4 @@ def test_works_under_a_ddp_wrapper(tmp_path, one_process_group):
     assert isinstance(runner.model, MMDistributedDataParallel)
     runner.train()
     assert model.seen[::6] == [cosine_curriculum(epoch, end=3) for epoch in range(4)]
-    assert 'tau' in logged(tmp_path)[-1]
+    assert 'tau' in read_scalars(tmp_path)[-1]
