@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,15 +13,15 @@ from . import _compat
 _compat.require_openmmlab()
 
 import mmrazor.models  # noqa: E402, F401  registers recorders, distillers, losses
-from mmengine.config import Config  # noqa: E402
-from mmengine.hub import get_model  # noqa: E402
 from mmengine.model import BaseModel  # noqa: E402
 from mmengine.structures import BaseDataElement  # noqa: E402
 from mmrazor.models.algorithms import SingleTeacherDistill  # noqa: E402
 from mmrazor.models.utils import add_prefix  # noqa: E402
-from mmrazor.registry import MODELS as MMRAZOR_MODELS  # noqa: E402
 
+from .pair import build_two_stage, check_classes  # noqa: E402
+from .preprocess import PairDataPreprocessor  # noqa: E402
 from .registry import MODELS  # noqa: E402
+from .teacher import Beside, load_teacher, weights_sha256  # noqa: E402
 from .temperature import InstanceTemperature  # noqa: E402
 
 
@@ -31,7 +34,11 @@ class RoILogitDistill(SingleTeacherDistill):
     its box head on *those RoIs*, without gradient; ``loss_kd(preds_S, preds_T)``.
     Row i of both logit matrices is the same box, foreground and background alike.
     The student's RoI head runs once; the teacher's RPN, sampler and losses never.
-    The teacher is frozen and stays in eval mode.
+
+    The teacher is frozen, stays in eval mode and sees the pixels of its own
+    ``data_preprocessor``. It stands beside the module tree: no checkpoint, optimizer,
+    DDP bucket or moving average carries it. ``init_weights()``, which ``Runner.train``
+    calls, loads it from ``teacher_ckpt``; evaluation does not need the file.
 
     Args:
         architecture: The student, a two-stage detector with one box head: a model,
@@ -42,19 +49,30 @@ class RoILogitDistill(SingleTeacherDistill):
         loss_kd: Config of a loss with ``forward(preds_S, preds_T)`` on logits of
             (N, num_classes + 1), such as ``dict(type='ctkd_mm.CTKDLoss', ...)`` or
             ``dict(type='mmrazor.KLDivergence', tau=1)``.
-        teacher_ckpt: Path or URL of the teacher's checkpoint. Without it, a teacher
-            built from a config has random weights.
+        teacher_ckpt: Path or URL of the teacher's checkpoint, which must fit it; see
+            :func:`ctkd_mm.teacher.load_teacher`. Needed unless ``teacher`` is a
+            model.
         distiller: Further recorders, connectors, losses and their mappings to
             compute beside ``loss_kd``: arguments of MMRazor's
             ``ConfigurableDistiller``.
         data_preprocessor: None takes the student's.
         init_cfg: See MMEngine's ``BaseModule``.
+        teacher_ignore_keys: Regular expressions of keys of weights that
+            ``teacher_ckpt`` may lack, have in addition or in another shape.
+
+    Attributes:
+        teacher: The teacher.
+        teacher_ckpt: As given.
+        teacher_sha256: Hash of its weights; None as long as it has none.
+        teacher_meta: ``meta`` of its checkpoint.
 
     Raises:
-        ValueError: If a model has no RoI head with one box head, the numbers of
-            classes differ, or ``distiller`` claims a name used here or asks for
-            deliveries (they bring the teacher's data to the student, but here the
-            student runs first).
+        ValueError: If a model has no RoI head with one box head and softmax classes,
+            the numbers of classes differ, the pixels cannot be reconciled
+            (:class:`ctkd_mm.preprocess.PairDataPreprocessor`), or ``distiller``
+            claims a name used here, compares features of batches that are padded
+            differently, or asks for deliveries (they bring the teacher's data to
+            the student, but here the student runs first).
 
     Source: the step of B. Zhao et al., *Decoupled Knowledge Distillation*, CVPR
     2022, with CTKD's temperature; extends MMRazor's ``SingleTeacherDistill``.
@@ -69,54 +87,105 @@ class RoILogitDistill(SingleTeacherDistill):
         distiller: dict | None = None,
         data_preprocessor: nn.Module | dict | None = None,
         init_cfg: dict | list[dict] | None = None,
+        teacher_ignore_keys: Sequence[str] = (),
     ) -> None:
-        keep_weights = isinstance(teacher, BaseModel)
-        student = _build_two_stage('architecture', architecture)
-        teacher = _build_two_stage('teacher', teacher)
-        classes_S, classes_T = (
-            m.roi_head.bbox_head.num_classes for m in (student, teacher)
-        )
-        if classes_S != classes_T:
-            raise ValueError(
-                'student and teacher must know the same classes, got num_classes='
-                f'{classes_S} in architecture and num_classes={classes_T} in teacher'
-            )
+        has_weights = isinstance(teacher, BaseModel)
+        student = build_two_stage('architecture', architecture)
+        teacher = build_two_stage('teacher', teacher)
+        check_classes(student, teacher)
+        self._beside = Beside(teacher)
+        distiller = distiller or {}
         super().__init__(
-            distiller=_distiller_with_loss_kd(distiller or {}, loss_kd),
+            distiller=_distiller_with_loss_kd(distiller, loss_kd),
             architecture=student,
             teacher=teacher,
-            teacher_ckpt=teacher_ckpt,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
-        if keep_weights:
-            self.teacher._is_init = True  # or Runner's init_weights() overwrites them
-        for module in self.distiller.modules():
-            if isinstance(module, InstanceTemperature):
-                _check_num_classes(module, classes_S)
+        del self._modules['teacher']
+        self.data_preprocessor = PairDataPreprocessor(
+            self.data_preprocessor, teacher.data_preprocessor
+        )
+        if distiller.get('teacher_recorders'):
+            self.data_preprocessor.require_equal_padding()
+        self.teacher_ckpt = teacher_ckpt
+        self.teacher_ignore_keys = teacher_ignore_keys
+        self.teacher_meta: dict = {}
+        self.teacher_sha256 = weights_sha256(teacher) if has_weights else None
+        self._check_temperatures()
+
+    @property
+    def teacher(self) -> BaseModel:
+        """The teacher, no submodule."""
+        return self._beside.model
+
+    def init_weights(self) -> None:
+        """Initialise the student as its config says; load the teacher.
+
+        Raises:
+            ValueError: If there is no ``teacher_ckpt`` or it does not fit.
+        """
+        super().init_weights()
+        if self.teacher_sha256 is not None:
+            return
+        if self.teacher_ckpt is None:
+            raise ValueError(
+                'model.teacher_ckpt is None: the teacher would be random. Give the '
+                'path or URL of the checkpoint that was trained with the config in '
+                'model.teacher'
+            )
+        self.teacher_meta = load_teacher(
+            self.teacher, self.teacher_ckpt, self.teacher_ignore_keys
+        )
+        self.teacher_sha256 = weights_sha256(self.teacher)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: list[BaseDataElement] | None = None,
+        mode: str = 'tensor',
+        teacher_inputs: Tensor | None = None,
+    ) -> dict[str, Tensor] | list[BaseDataElement] | tuple[Tensor]:
+        """Run in MMEngine's modes; 'loss' is :meth:`loss`, the others the student's."""
+        if mode == 'loss':
+            return self.loss(inputs, data_samples, teacher_inputs)
+        return super().forward(inputs, data_samples, mode)
 
     def loss(
         self,
         batch_inputs: Tensor,
         data_samples: list[BaseDataElement] | None = None,
+        teacher_inputs: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the student's losses and, beside them, the distillation losses.
 
         Args:
-            batch_inputs: Preprocessed images, (B, 3, H, W).
+            batch_inputs: Images preprocessed for the student, (B, 3, H, W).
             data_samples: Their annotations.
+            teacher_inputs: The same images preprocessed for the teacher,
+                (B, 3, H', W'), from ``data_preprocessor`` in training.
 
         Returns:
             Scalars: ``student.*`` as MMDetection names them, and ``distill.loss_kd``
             with any further ``distill.*`` of the config.
+
+        Raises:
+            RuntimeError: If the teacher's weights or images are missing.
         """
+        if self.teacher_sha256 is None or teacher_inputs is None:
+            raise RuntimeError(
+                'the teacher has no weights: call init_weights() first'
+                if self.teacher_sha256 is None
+                else 'teacher_inputs is None: pass what data_preprocessor(data, '
+                'training=True) returns'
+            )
         # Student first: its sampler decides the RoIs that both models score.
         with self.distiller.student_recorders:
             losses = self.student(batch_inputs, data_samples, mode='loss')
         losses = add_prefix(losses, 'student')
         # A hook may stop it; DDP then wants find_unused_parameters.
         if not self.distillation_stopped:
-            losses.update(add_prefix(self._distill_losses(batch_inputs), 'distill'))
+            losses.update(add_prefix(self._distill_losses(teacher_inputs), 'distill'))
         self._release_records()
         return losses
 
@@ -136,10 +205,26 @@ class RoILogitDistill(SingleTeacherDistill):
             if hasattr(module, 'inplace'):
                 module.inplace = False
 
-    def _distill_losses(self, batch_inputs: Tensor) -> dict[str, Tensor]:
+    def _check_temperatures(self) -> None:
+        num_classes = self.student.roi_head.bbox_head.num_classes
+        for module in self.distiller.modules():
+            if (
+                isinstance(module, InstanceTemperature)
+                and module.num_classes != num_classes
+            ):
+                raise ValueError(
+                    'loss_kd.temperature.num_classes must be that of student and '
+                    f'teacher, {num_classes}, got {module.num_classes}'
+                )
+
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> RoILogitDistill:
+        self.teacher._apply(fn, *args, **kwargs)  # .to(), .cuda(), ...
+        return super()._apply(fn, *args, **kwargs)
+
+    def _distill_losses(self, teacher_inputs: Tensor) -> dict[str, Tensor]:
         rois = self.distiller.get_record('rois', from_student=True, data_idx=1)
         with self.distiller.teacher_recorders, torch.no_grad():
-            feats = self.teacher.extract_feat(batch_inputs)
+            feats = self.teacher.extract_feat(teacher_inputs)
             self.teacher.roi_head._bbox_forward(feats, rois)
         return self.distiller.compute_distill_losses()
 
@@ -151,28 +236,6 @@ class RoILogitDistill(SingleTeacherDistill):
         ):
             for recorder in manager.recorders.values():
                 recorder.reset_data_buffer()
-
-
-def _build_two_stage(key: str, model: BaseModel | dict | str) -> BaseModel:
-    if isinstance(model, str):
-        model = get_model(model) if '::' in model else Config.fromfile(model).model
-    if isinstance(model, dict):
-        model = MMRAZOR_MODELS.build(model)
-    bbox_head = getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
-    if not hasattr(bbox_head, 'num_classes'):
-        raise ValueError(
-            f'{key} must be a two-stage detector whose roi_head has one bbox_head, '
-            f'got {type(model).__name__} with bbox_head={type(bbox_head).__name__}'
-        )
-    return model
-
-
-def _check_num_classes(temperature: InstanceTemperature, num_classes: int) -> None:
-    if temperature.num_classes != num_classes:
-        raise ValueError(
-            'loss_kd.temperature.num_classes must be that of student and teacher, '
-            f'{num_classes}, got {temperature.num_classes}'
-        )
 
 
 def _distiller_with_loss_kd(distiller: dict, loss_kd: dict) -> dict:

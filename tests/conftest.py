@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 import ctkd_mm  # noqa: F401  before any test imports mmrazor
@@ -52,13 +52,33 @@ def teacher_cfg(_detector_cfgs: dict) -> dict:
     return cfg
 
 
+def save_detector(cfg: dict, path: Path) -> Path:
+    """Save an untrained detector as a training on the digits would."""
+    from mmengine.registry import MODELS
+    from mmengine.runner import save_checkpoint
+
+    torch.manual_seed(1)
+    model = MODELS.build(copy.deepcopy(cfg))
+    model.init_weights()
+    meta = dict(dataset_meta=dict(classes=tuple('0123456789')))
+    save_checkpoint(dict(meta=meta, state_dict=model.state_dict()), str(path))
+    return path
+
+
 @pytest.fixture
-def ctkd_cfg(student_cfg: dict, teacher_cfg: dict) -> dict:
+def narrow_teacher_ckpt(teacher_cfg: dict, tmp_path: Path) -> Path:
+    """A checkpoint of ``teacher_cfg``, untrained."""
+    return save_detector(teacher_cfg, tmp_path / 'narrow_teacher.pth')
+
+
+@pytest.fixture
+def ctkd_cfg(student_cfg: dict, teacher_cfg: dict, narrow_teacher_ckpt: Path) -> dict:
     """Config of a RoILogitDistill with a global temperature."""
     return dict(
         type='ctkd_mm.RoILogitDistill',
         architecture=student_cfg,
         teacher=teacher_cfg,
+        teacher_ckpt=str(narrow_teacher_ckpt),
         loss_kd=dict(
             type='ctkd_mm.CTKDLoss', temperature=dict(type='ctkd_mm.GlobalTemperature')
         ),
@@ -130,14 +150,25 @@ def digits_options(digits: Path) -> list:
 @pytest.fixture(scope='session')
 def teacher_ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the demo's teacher, untrained."""
-    from mmengine.registry import MODELS
-    from mmengine.runner import save_checkpoint
-
     init_default_scope('mmdet')
     config = ROOT / 'configs' / 'demo' / 'faster-rcnn_r18-half_fpn_digits.py'
-    torch.manual_seed(1)
-    model = MODELS.build(Config.fromfile(config).model)
-    model.init_weights()
-    path = tmp_path_factory.mktemp('teacher') / 'teacher.pth'
-    save_checkpoint(dict(meta={}, state_dict=model.state_dict()), str(path))
-    return path
+    folder = tmp_path_factory.mktemp('teacher')
+    return save_detector(Config.fromfile(config).model, folder / 'teacher.pth')
+
+
+@pytest.fixture
+def demo_cfg(root, monkeypatch, digits_options, teacher_ckpt, tmp_path) -> Config:
+    """The demo's CTKD config on the small set: 3 epochs of 2 iterations."""
+    monkeypatch.chdir(root)
+    cfg = Config.fromfile(
+        'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
+    )
+    pairs = [option.split('=', 1) for option in digits_options]
+    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in pairs})
+    cfg.work_dir = str(tmp_path / 'run')
+    cfg.model.teacher_ckpt = str(teacher_ckpt)
+    cfg.train_cfg.update(max_epochs=3, val_interval=1)
+    cfg.log_level = 'ERROR'
+    # MMEngine keeps one visualizer a name for the whole process.
+    cfg.visualizer.name = str(tmp_path)
+    return cfg

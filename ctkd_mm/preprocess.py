@@ -1,0 +1,108 @@
+"""Each model sees its own pixels of the same images."""
+
+from __future__ import annotations
+
+from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
+from torch import Tensor
+
+
+class PairDataPreprocessor(BaseDataPreprocessor):
+    """Preprocess a batch for the student and, in training, for the teacher too.
+
+    Each ``data_preprocessor`` normalises, orders the channels of and pads the same raw
+    images as it does where its model stands alone. Boxes count pixels from the upper
+    left corner and the padding is added right and below, so RoIs fit both batches. Two
+    that agree share one batch.
+
+    Args:
+        student: The student's; it also prepares the annotations.
+        teacher: The teacher's, used as in evaluation: without its own
+            ``batch_augments``.
+
+    Raises:
+        ValueError: If one is no ``ImgDataPreprocessor`` (a detector without one in its
+            config has none), or the student's ``batch_augments`` change the
+            images and the two do not agree; while training, if the teacher's
+            gives images of another size.
+
+    Source: extends :class:`mmengine.model.BaseDataPreprocessor`.
+    """
+
+    def __init__(
+        self, student: ImgDataPreprocessor, teacher: ImgDataPreprocessor
+    ) -> None:
+        super().__init__()
+        for key, value in dict(architecture=student, teacher=teacher).items():
+            if not isinstance(value, ImgDataPreprocessor):
+                raise ValueError(
+                    f'{key}.data_preprocessor must be a DetDataPreprocessor, got '
+                    f'{type(value).__name__}: give the model the one it was trained '
+                    'with (mean, std, channel order, padding)'
+                )
+        self.student, self.teacher = student, teacher
+        self.shared = _pixels(student) == _pixels(teacher)
+        augments = getattr(student, 'batch_augments', None)
+        if augments is not None and not self.shared:
+            names = [type(augment).__name__ for augment in augments]
+            raise ValueError(
+                f'architecture.data_preprocessor.batch_augments={names} changes the '
+                'images after they were normalised; a teacher that wants other pixels '
+                f'cannot follow. Student: {_pixels(student)}, teacher: '
+                f'{_pixels(teacher)}. Drop the batch_augments or take a teacher with '
+                "the student's data_preprocessor"
+            )
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Return the student's ``inputs`` and ``data_samples``.
+
+        In training also ``teacher_inputs``, (B, 3, H', W'), padded as the teacher's.
+        """
+        prepared = self.student(data, training)
+        if training and self.shared:
+            prepared['teacher_inputs'] = prepared['inputs']
+        elif training:
+            images = dict(inputs=data['inputs'])
+            inputs = self.teacher({**images, 'data_samples': None}, False)['inputs']
+            self._check_size(images['inputs'], inputs, prepared['inputs'])
+            prepared['teacher_inputs'] = inputs
+        return prepared
+
+    def require_equal_padding(self) -> None:
+        """Raise a ValueError if the two batches, and so feature maps, differ in size.
+
+        For losses that compare feature maps.
+        """
+        divisors = self.student.pad_size_divisor, self.teacher.pad_size_divisor
+        if divisors[0] != divisors[1]:
+            raise ValueError(
+                'distiller.teacher_recorders compares feature maps, whose sizes differ '
+                f'where pad_size_divisor is {divisors[0]} in architecture and '
+                f'{divisors[1]} in teacher (data_preprocessor): make them equal'
+            )
+
+    def _check_size(self, images: list[Tensor], seen: Tensor, student: Tensor) -> None:
+        divisor = self.teacher.pad_size_divisor
+        want = tuple(
+            -(-max(image.shape[axis] for image in images) // divisor) * divisor
+            for axis in (-2, -1)
+        )
+        if tuple(seen.shape[-2:]) != want:
+            raise ValueError(
+                f'teacher.data_preprocessor ({type(self.teacher).__name__}) gives '
+                f'images of {tuple(seen.shape[-2:])}, expected {want}; the student '
+                f"sees {tuple(student.shape[-2:])}. The student's RoIs would lie "
+                'elsewhere in images of another size: resize in the data pipeline, '
+                'for both'
+            )
+
+
+def _pixels(preprocessor: ImgDataPreprocessor) -> dict:
+    """What decides about the pixels, comparable."""
+    values = dict(type=type(preprocessor).__name__)
+    for key in ('mean', 'std'):
+        value = getattr(preprocessor, key, None)
+        values[key] = None if value is None else value.flatten().tolist()
+    values['swaps_channels'] = preprocessor._channel_conversion
+    for key in ('pad_size_divisor', 'pad_value'):
+        values[key] = getattr(preprocessor, key)
+    return values
