@@ -6,6 +6,8 @@ from pathlib import Path
 
 from mmengine.runner import CheckpointLoader, save_checkpoint
 
+from .checkpoint import ATOMIC
+
 STUDENT_PREFIX = 'architecture.'
 
 
@@ -13,8 +15,9 @@ def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Pa
     """Write a checkpoint of the student alone, as MMDetection itself would save it.
 
     Keeps the weights below ``architecture.`` under their plain names, and the meta
-    data (classes, epoch, versions) except for the distiller's config. Optimizer and
-    teacher stay behind. Everything is loaded to the CPU.
+    data (classes, epoch, versions, which teacher) except for the distiller's config.
+    The optimizer stays behind. Of a run with ``EMAHook`` these are the averaged
+    weights, which validation measured. Everything is loaded to the CPU.
 
     Args:
         checkpoint: A checkpoint of a distillation run.
@@ -46,5 +49,5 @@ def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Pa
     # The config in it is the distiller's: MMEngine would build that from the file alone
     # and load none of the student's weights, with no more than a log line.
     meta = {k: v for k, v in loaded.get('meta', {}).items() if k != 'cfg'}
-    save_checkpoint(dict(meta=meta, state_dict=student), str(out))
+    save_checkpoint(dict(meta=meta, state_dict=student), str(out), backend_args=ATOMIC)
     return out

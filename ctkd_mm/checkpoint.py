@@ -1,0 +1,159 @@
+"""Checkpoints that are whole or not there: a kill at any moment loses none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import barrier, is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from .registry import HOOKS
+
+# What saves whole files through MMEngine: save_checkpoint(..., backend_args=ATOMIC).
+ATOMIC = dict(backend='ctkd_mm.atomic')
+# A checkpoint between two of CheckpointHook's; see ctkd_mm.preemption.
+PREEMPTED = 'preempted.pth'
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write a file so that its name never stands for half of it.
+
+    The bytes go to a hidden neighbour, to the disk, and then take the name.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        data: The whole content.
+
+    Raises:
+        OSError: If the disk is full or the folder cannot be written; what was at
+            ``path`` is still there.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f'.{path.name}.tmp')
+    try:
+        with new.open('wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        if new.exists():
+            new.unlink()
+        raise
+
+
+@register_backend('ctkd_mm.atomic')
+class AtomicBackend(LocalBackend):
+    """MMEngine's local file backend, its binary writes by :func:`write_atomically`."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write ``obj``, all or nothing."""
+        write_atomically(filepath, obj)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """``CheckpointHook`` that survives a kill at any moment of a save.
+
+    A checkpoint appears under its name only when all of it is on the disk; what
+    ``max_keep_ckpts`` and ``save_best`` replace is removed only then (MMEngine removes
+    it first); and before a run, a ``last_checkpoint`` that a kill left empty, or that
+    names a missing file, is pointed to the newest checkpoint there is. The size of
+    every checkpoint is logged.
+
+    Args: as MMEngine's ``CheckpointHook``. A remote ``out_dir`` or an own
+    ``backend_args`` are used as they are; then only the order of removals is ours.
+
+    Source: extends :class:`mmengine.hooks.CheckpointHook`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        out_dir: str | None = None,
+        backend_args: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.is_local = backend_args is None and '://' not in (out_dir or '')
+        super().__init__(
+            *args,
+            out_dir=out_dir,
+            backend_args=ATOMIC if self.is_local else backend_args,
+            **kwargs,
+        )
+
+    def before_run(self, runner: Runner) -> None:
+        """Mend ``last_checkpoint``, which ``--resume`` reads, where it is broken."""
+        if self.is_local and is_main_process():
+            self._mend_last_checkpoint(runner)
+        barrier()
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the folder and clear what killed saves left in it."""
+        super().before_train(runner)
+        if self.is_local and is_main_process():
+            for half in Path(self.out_dir).glob('.*.tmp'):
+                half.unlink()
+
+    def _mend_last_checkpoint(self, runner: Runner) -> None:
+        marker = Path(runner.work_dir) / 'last_checkpoint'
+        named = marker.read_text().strip() if marker.is_file() else ''
+        if named and Path(named).is_file():
+            return
+        folder = Path(runner.work_dir)
+        if self.out_dir not in (None, runner.work_dir):  # as CheckpointHook joins them
+            folder = Path(self.out_dir) / folder.name
+        found = [*folder.glob(self.filename_tmpl.format('*')), *folder.glob(PREEMPTED)]
+        if found:
+            newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+            write_atomically(marker, str(newest).encode())
+            runner.logger.warning(
+                f'{marker} named no checkpoint (found {named!r}): a save was '
+                f'interrupted. It names the newest one now, {newest}'
+            )
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        with self._removals_last():
+            super()._save_checkpoint_with_step(runner, step, meta)
+        if self.is_local and is_main_process():
+            size = Path(self.last_ckpt).stat().st_size / 1e6
+            runner.logger.info(f'Saved {self.last_ckpt}, {size:.1f} MB')
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        with self._removals_last():
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _removals_last(self) -> Iterator[None]:
+        backend = self.file_backend
+        self.file_backend = later = _RemovesLater(backend)
+        try:
+            yield
+        finally:
+            self.file_backend = backend
+        best = getattr(self, 'best_ckpt_path_dict', {}).values()
+        saved = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
+        for path in later.removed:
+            if path not in saved:  # the same epoch again, after a resume
+                backend.remove(path)
+
+
+class _RemovesLater:
+    """A file backend that notes what to remove and removes nothing."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.removed: list[str] = []
+
+    def remove(self, filepath: str) -> None:
+        self.removed.append(filepath)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
