@@ -8,7 +8,9 @@
 from __future__ import annotations
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
 
@@ -31,9 +33,28 @@ MODELS = _LazyRegistry(
     scope='ctkd_mm',
     locations=['ctkd_mm.temperature', 'ctkd_mm.loss', 'ctkd_mm.distill'],
 )
-HOOKS = Registry(
+HOOKS = _LazyRegistry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='ctkd_mm',
-    locations=['ctkd_mm.curriculum', 'ctkd_mm.reseed'],
+    locations=[
+        'ctkd_mm.curriculum',
+        'ctkd_mm.reseed',
+        'ctkd_mm.checkpoint',
+        'ctkd_mm.finite',
+        'ctkd_mm.preemption',
+        'ctkd_mm.preflight',
+    ],
+)
+LOOPS = Registry(
+    'loop',
+    parent=MMENGINE_LOOPS,
+    scope='ctkd_mm',
+    locations=['ctkd_mm.resume'],
+)
+OPTIM_WRAPPERS = Registry(
+    'optimizer wrapper',
+    parent=MMENGINE_OPTIM_WRAPPERS,
+    scope='ctkd_mm',
+    locations=['ctkd_mm.amp'],
 )
