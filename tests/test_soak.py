@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def soak(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+    import soak
+
+    return soak
+
+
+def test_slope_and_its_error_are_those_of_a_known_line(soak):
+    x = np.arange(2000.0)
+    y = 7 + 0.25 * x + np.random.default_rng(0).normal(0, 3, 2000)
+    value, error = soak.slope(x, y)
+    assert error == pytest.approx(3 / np.sqrt(2000**3 / 12), rel=0.05)
+    assert abs(value - 0.25) < 3 * error
+
+
+def test_the_memory_that_a_list_keeps_is_seen(soak):
+    before, kept = soak.rss_kib(), bytearray(b'x') * (64 << 20)
+    assert soak.rss_kib() - before == pytest.approx(len(kept) / 1024, rel=0.05)
+
+
+def test_thirds_leave_the_warm_up_out(soak):
+    readings = soak.Readings(soak.BeforeHooks())
+    for i in range(1, 201):
+        readings.ends.append(i * 0.1 if i <= 50 else 5 + (i - 50) * 0.2)
+        readings.logging.append(1.0 if i <= 50 else 0.002)
+        if i % soak.EVERY == 0:
+            readings.at.append(i)
+            readings.rss.append(1e6 - 5e4 * (i <= 50) + 3 * i)
+            readings.log_bytes.append(150 * i)
+    results = soak.summary(readings)
+    assert results['rss_slope_kib_per_iteration'] == pytest.approx(3)
+    assert results['seconds_per_iteration'] == pytest.approx([0.2, 0.2])
+    assert results['logging_ms_per_iteration'] == pytest.approx([2, 2])
+    assert results['log_bytes_per_iteration'] == pytest.approx([150, 150])
+
+
+@pytest.mark.slow
+def test_one_command_measures_the_demo_pair(root, tmp_path):
+    done = subprocess.run(
+        [sys.executable, 'benchmarks/soak.py', '--iterations', '150']
+        + ['--out', str(tmp_path / 'soak')],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    results = json.loads((tmp_path / 'soak' / 'soak.json').read_text())
+    assert results['iterations'] == 150
+    assert len(results['series']['rss_kib']) == 15
+    # Gradients and activations of an iteration, if kept, are MiB.
+    assert abs(results['rss_slope_kib_per_iteration']) < 500
+    assert re.search(r'slope [+-]\d+\.\d{3} \+- \d+\.\d{3} KiB', done.stdout)
