@@ -149,8 +149,17 @@ def _restrict_mmengine_loaders() -> None:
         if not osp.isfile(filename):
             raise FileNotFoundError(f'{filename} can not be found.')
         # torch's own default, whatever MMEngine's: torch's opt-in variable works.
-        with _explained(filename):
-            return torch.load(filename, map_location=map_location)
+        try:
+            with _explained(filename):
+                return torch.load(filename, map_location=map_location)
+        except Exception as error:  # damaged files fail in any way
+            if 'more than weights' in str(error):
+                raise
+            raise pickle.UnpicklingError(
+                f'{filename} is no checkpoint, damaged or cut short '
+                f'({osp.getsize(filename)} bytes): get it again, or go back to an '
+                f'older one ({type(error).__name__}: {error})'
+            ) from error
 
     original = checkpoint.load_url
 

@@ -49,7 +49,10 @@ def cosine_curriculum(
         [0.0955, 0.3455, 0.6545, 0.9045, 1.0, 1.0]
     """
     if end <= begin:
-        raise ValueError(f'end must be > begin, got begin={begin}, end={end}')
+        raise ValueError(
+            f'end must be > begin, got begin={begin}, end={end}: the ramp from '
+            'lambda_min to lambda_max takes end - begin epochs or iterations'
+        )
     progress = min(max((epoch + 1 - begin) / (end - begin), 0.0), 1.0)
     ramp = (1 - math.cos(math.pi * progress)) / 2
     return lambda_min + (lambda_max - lambda_min) * ramp
@@ -94,10 +97,11 @@ class CurriculumHook(Hook):
         lambda_min: float = 0.0,
         lambda_max: float = 1.0,
     ) -> None:
-        if min(lambda_min, lambda_max) < 0:
+        if not all(0 <= value < math.inf for value in (lambda_min, lambda_max)):
             raise ValueError(
-                'lambda_min and lambda_max must be >= 0 (GradientReversal carries the '
-                f'minus), got {lambda_min} and {lambda_max}'
+                'lambda_min and lambda_max must be >= 0 and finite (GradientReversal '
+                f'carries the minus), got lambda_min={lambda_min}, '
+                f'lambda_max={lambda_max}'
             )
         cosine_curriculum(0, end, begin)  # refuses an empty range at build time
         self.by_epoch = by_epoch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -78,8 +80,11 @@ class CTKDLoss(nn.Module):
 
     def __init__(self, temperature: nn.Module | dict, loss_weight: float = 1.0) -> None:
         super().__init__()
-        if loss_weight < 0:
-            raise ValueError(f'loss_weight must be >= 0, got {loss_weight}')
+        if not 0 <= loss_weight < math.inf:
+            raise ValueError(
+                f'loss_weight must be >= 0 and finite, got {loss_weight}: 0 turns '
+                'distillation off'
+            )
         if isinstance(temperature, dict):
             temperature = MODELS.build(temperature)
         self.temperature = temperature

@@ -44,10 +44,17 @@ class Temperature(nn.Module):
         tau_start: float | None = None,
     ) -> None:
         super().__init__()
-        if tau_init <= 0:
-            raise ValueError(f'tau_init must be > 0, got {tau_init}')
-        if tau_range <= 0:
-            raise ValueError(f'tau_range must be > 0, got {tau_range}')
+        # Not >, which would let NaN through.
+        if not 0 < tau_init < math.inf:
+            raise ValueError(
+                f'tau_init must be > 0 and finite, got {tau_init}: it is the floor of '
+                'tau, 1 in the paper'
+            )
+        if not 0 < tau_range < math.inf:
+            raise ValueError(
+                f'tau_range must be > 0 and finite, got {tau_range}: it is the width '
+                'of the range above tau_init, 20 in the paper'
+            )
         self.tau_init = tau_init
         self.tau_range = tau_range
         self.raw_start = PAPER_RAW_START
@@ -56,7 +63,8 @@ class Temperature(nn.Module):
             if not 0 < share < 1:
                 raise ValueError(
                     f'tau_start must lie strictly between tau_init={tau_init} and '
-                    f'tau_init + tau_range={tau_init + tau_range}, got {tau_start}'
+                    f'tau_init + tau_range={tau_init + tau_range}, got {tau_start}: '
+                    'move it inside, or widen the range'
                 )
             self.raw_start = math.log(share / (1 - share))
         self.grl = GradientReversal()

@@ -156,13 +156,20 @@ def teacher_ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_detector(Config.fromfile(config).model, folder / 'teacher.pth')
 
 
+@pytest.fixture(scope='session')
+def _ctkd_demo_cfg() -> dict:
+    demo = ROOT / 'configs' / 'demo'
+    name = 'ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
+    return Config.fromfile(demo / name).to_dict()
+
+
 @pytest.fixture
-def demo_cfg(root, monkeypatch, digits_options, teacher_ckpt, tmp_path) -> Config:
+def demo_cfg(
+    _ctkd_demo_cfg, root, monkeypatch, digits_options, teacher_ckpt, tmp_path
+) -> Config:
     """The demo's CTKD config on the small set: 3 epochs of 2 iterations."""
-    monkeypatch.chdir(root)
-    cfg = Config.fromfile(
-        'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
-    )
+    monkeypatch.chdir(root)  # where the config looks for the teacher's
+    cfg = Config(copy.deepcopy(_ctkd_demo_cfg), format_python_code=False)
     pairs = [option.split('=', 1) for option in digits_options]
     cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in pairs})
     cfg.work_dir = str(tmp_path / 'run')

@@ -39,9 +39,11 @@ def test_empty_range_is_refused():
         CurriculumHook(end=3, begin=3)
 
 
-def test_negative_lambda_is_refused():
-    with pytest.raises(ValueError, match='must be >= 0 .* got -1 and 1'):
-        CurriculumHook(end=3, lambda_min=-1, lambda_max=1)
+@pytest.mark.parametrize('value', [-1, float('nan'), float('inf')])
+@pytest.mark.parametrize('key', ['lambda_min', 'lambda_max'])
+def test_a_negative_or_infinite_lambda_is_refused(key, value):
+    with pytest.raises(ValueError, match=f'must be >= 0 .* {key}={value}'):
+        CurriculumHook(end=3, **{key: value})
 
 
 class Logits(Dataset):

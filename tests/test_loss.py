@@ -155,9 +155,10 @@ def test_wrong_tau_shape_is_refused():
         kd_kl_div(torch.zeros(2, 5), torch.zeros(2, 5), torch.ones(2))
 
 
-def test_negative_loss_weight_is_refused():
-    with pytest.raises(ValueError, match='loss_weight must be >= 0, got -1'):
-        CTKDLoss(GlobalTemperature(), loss_weight=-1)
+@pytest.mark.parametrize('weight', [-1, float('nan'), float('inf')])
+def test_a_negative_or_infinite_loss_weight_is_refused(weight):
+    with pytest.raises(ValueError, match=f'loss_weight must be >= 0 .* got {weight}'):
+        CTKDLoss(GlobalTemperature(), loss_weight=weight)
 
 
 def test_python_use_outside_configs_follows_the_reversal():

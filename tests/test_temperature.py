@@ -28,10 +28,11 @@ def test_tau_start_outside_the_range_is_refused(start):
         GlobalTemperature(tau_start=start)
 
 
+@pytest.mark.parametrize('value', [0, float('nan'), float('inf')])
 @pytest.mark.parametrize('key', ['tau_init', 'tau_range'])
-def test_floor_and_range_must_be_positive(key):
-    with pytest.raises(ValueError, match=f'{key} must be > 0, got 0'):
-        GlobalTemperature(**{key: 0})
+def test_floor_and_range_must_be_positive_and_finite(key, value):
+    with pytest.raises(ValueError, match=f'{key} must be > 0 .* got {value}'):
+        GlobalTemperature(**{key: value})
 
 
 @pytest.mark.parametrize(('raw', 'bound'), [(-1e3, 1.0), (1e3, 21.0)])

@@ -1,0 +1,155 @@
+"""COCO annotation files: what they hold, and whether its parts belong together."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from mmengine.fileio import get
+
+SHOWN = 3
+# What MMDetection reads of each entry.
+FIELDS = dict(
+    images=('id', 'file_name', 'height', 'width'),
+    annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
+    categories=('id', 'name'),
+)
+# Polygons are most of a COCO file, and no box needs them.
+POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"{}]*\]')
+
+
+def check_annotations(
+    where: str, ann_file: str, backend_args: dict | None = None
+) -> dict:
+    """Read an annotation file and check that its parts belong together.
+
+    Args:
+        where: Key of the data set in the config, for the message.
+        ann_file: Path or URL of the file.
+        backend_args: As the data set's.
+
+    Returns:
+        Its content, without polygons.
+
+    Raises:
+        ValueError: If it is not JSON, lacks a list or a field, repeats an id or a file
+            name, refers to what it does not hold, or has a box of non-finite numbers
+            or negative size.
+    """
+    coco = _read(where, ann_file, backend_args)
+    blame = f'{where}: {ann_file}:'
+    for name in FIELDS:
+        _check_fields(blame, name, coco.get(name))
+        _check_unique(blame, name, 'id', coco[name])
+    _check_unique(blame, 'images', 'file_name', coco['images'])
+    _check_unique(blame, 'categories', 'name', coco['categories'])
+    _check_references(blame, coco)
+    _check_numbers(blame, coco['annotations'])
+    return coco
+
+
+def _read(where: str, ann_file: str, backend_args: dict | None) -> dict:
+    try:
+        raw = get(ann_file, backend_args=backend_args)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f'{where}.ann_file: {ann_file} cannot be read ({error}). Correct ann_file '
+            'or data_root, or get the file'
+        ) from error
+    # Millions of new objects: each collection would walk through all of them.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        coco = json.loads(POLYGONS.sub(b'"segmentation":[]', raw))
+    except ValueError as error:
+        raise ValueError(
+            f'{where}.ann_file: {ann_file} is not JSON, or is cut short: '
+            f'{len(raw)} bytes that begin with {raw[:40]!r} ({error}). Get it again'
+        ) from error
+    finally:
+        if collecting:
+            gc.enable()
+    if not isinstance(coco, dict):
+        raise ValueError(
+            f'{where}.ann_file: {ann_file} holds a {type(coco).__name__}, expected '
+            f'an object with {", ".join(FIELDS)}. Give a COCO annotation file'
+        )
+    return coco
+
+
+def _check_fields(blame: str, name: str, entries: Any) -> None:
+    fields = set(FIELDS[name])
+    if not isinstance(entries, list):
+        raise ValueError(
+            f'{blame} has no list "{name}" (found {type(entries).__name__}). Give a '
+            f'COCO annotation file, with lists {", ".join(FIELDS)}'
+        )
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not entry.keys() >= fields:
+            found = entry if isinstance(entry, dict) else {}
+            lacks = [field for field in FIELDS[name] if field not in found]
+            raise ValueError(
+                f'{blame} {name}[{i}] has no "{lacks[0]}": '
+                f'{json.dumps(entry)[:120]}. Expected are {", ".join(FIELDS[name])}: '
+                'add it'
+            )
+
+
+def _check_unique(blame: str, name: str, field: str, entries: list) -> None:
+    values = Counter(entry[field] for entry in entries)
+    if len(values) == len(entries):
+        return
+    repeated = [value for value, count in values.items() if count > 1]
+    raise ValueError(
+        f'{blame} {len(repeated)} values of "{field}" occur more than once in '
+        f'"{name}": {some(map(repr, repeated))}. Each hides or mixes up the entries '
+        f'before it: make every {field} unique (RepeatDataset repeats images)'
+    )
+
+
+def _check_references(blame: str, coco: dict) -> None:
+    for field, name in dict(image_id='images', category_id='categories').items():
+        known = {entry['id'] for entry in coco[name]}
+        lost = [a for a in coco['annotations'] if a[field] not in known]
+        if lost:
+            raise ValueError(
+                f'{blame} {len(lost)} of {len(coco["annotations"])} annotations have '
+                f'as {field} what is no id in its "{name}": '
+                f'{some(_ids(lost, field))}. '
+                f'MMDetection would drop them: correct {field}, remove them, or add '
+                f'what is missing to "{name}"'
+            )
+
+
+def _check_numbers(blame: str, annotations: list[dict]) -> None:
+    bad = [a for a in annotations if not _is_box(a['bbox'])]
+    if bad:
+        raise ValueError(
+            f'{blame} {len(bad)} annotations have no box of four finite numbers '
+            '[x, y, width, height] with width, height >= 0: '
+            f'{some(_ids(bad, "bbox"))}. Correct or remove them'
+        )
+
+
+def _is_box(box: Any) -> bool:
+    try:
+        x, y, width, height = box
+        return abs(x) + abs(y) + width + height < math.inf and min(width, height) >= 0
+    except (TypeError, ValueError):
+        return False
+
+
+def _ids(annotations: list[dict], field: str) -> list[str]:
+    return [f'{a[field]!r} (annotation {a["id"]!r})' for a in annotations]
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
+    return ', '.join(names[:SHOWN]) + more

@@ -1,0 +1,110 @@
+"""Configs that build, but would train something else than they say."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from torch import nn
+
+from .annotation_check import some
+from .curriculum import CurriculumHook
+from .gradient_reversal import GradientReversal
+
+# No key of a config that MMDetection or MMRazor ships is this near to another.
+NEAR = 0.9
+
+
+def check_top_level(cfg: Config) -> None:
+    """Look for misspelt arguments of ``Runner``, which MMEngine takes for variables.
+
+    Args:
+        cfg: A complete config.
+
+    Raises:
+        ValueError: If a key is all but that of an argument.
+    """
+    known = set(inspect.signature(Runner.__init__).parameters)
+    for key in cfg:
+        near = difflib.get_close_matches(key, known, 1, NEAR)
+        if near and key not in known:
+            raise ValueError(
+                f'{key}={_short(cfg[key])} is no key that MMEngine reads, and would '
+                f'do nothing. Write {near[0]!r}, or name your variable otherwise'
+            )
+
+
+def check_curriculum(model: nn.Module, hooks: list) -> None:
+    """Check that a learnable temperature has something that sets its lambda.
+
+    Args:
+        model: The model that is trained.
+        hooks: The runner's hooks.
+
+    Raises:
+        ValueError: If the model has a ``GradientReversal`` and the hooks have no
+            :class:`ctkd_mm.CurriculumHook`.
+    """
+    names = [n for n, m in model.named_modules() if isinstance(m, GradientReversal)]
+    if names and not any(isinstance(hook, CurriculumHook) for hook in hooks):
+        raise ValueError(
+            f'custom_hooks has no CurriculumHook, but the model has the learnable '
+            f'temperature {names[0]}: lambda would stay at its default without a ramp. '
+            "Add dict(type='ctkd_mm.CurriculumHook', end=5); with end=1, lambda is "
+            'lambda_max from the start'
+        )
+
+
+def check_num_classes(model: nn.Module, dataset: Any, key: str) -> None:
+    """Check that the box heads have as many classes as the data.
+
+    Args:
+        model: The model that is trained.
+        dataset: A data set with ``metainfo``.
+        key: Where it stands in the config.
+
+    Raises:
+        ValueError: If they differ.
+
+    Source: the rule of MMDetection's ``NumClassCheckHook``, which no config has on
+    by default.
+    """
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    if classes is None:
+        return
+    for name, module in model.named_modules():
+        found = getattr(module, 'num_classes', None)
+        if 'bbox_head' in name and found not in (None, len(classes)):
+            raise ValueError(
+                f'model.{name}.num_classes={found}, but {key}.metainfo.classes has '
+                f'{len(classes)} names: {some(map(repr, classes))}. Make them agree'
+            )
+
+
+def check_custom_keys(model: nn.Module, cfg: Config) -> None:
+    """Warn of learning-rate multipliers that are meant for no parameter.
+
+    Args:
+        model: The model that is trained.
+        cfg: Its config, for ``optim_wrapper.paramwise_cfg.custom_keys``.
+    """
+    paramwise = (cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
+    names = [name for name, _ in model.named_parameters()]
+    for key, value in (paramwise.get('custom_keys') or {}).items():
+        if not any(key in name for name in names):
+            print_log(
+                f'optim_wrapper.paramwise_cfg.custom_keys: {key!r}={_short(value)} is '
+                "part of no parameter's name and does nothing. Correct or remove it",
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else f'{text[:76]} ...'

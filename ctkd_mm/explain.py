@@ -1,0 +1,174 @@
+"""Errors from building a config, with the keys that they are about."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os.path as osp
+import re
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import mmengine.registry
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+
+from .annotation_check import check_annotations, some
+
+
+def explain(error: Exception, cfg: Config) -> str:
+    """Say which keys of a config an error is about, and what they should be.
+
+    MMEngine and MMDetection name the class or the file that failed, rarely the place
+    in the config. An error from loading data is explained by its annotation file.
+
+    Args:
+        error: What building or starting a training raised.
+        cfg: The config.
+
+    Returns:
+        The error's text, with keys, values and the nearest names, as far as known.
+    """
+    known = inspect.signature(Runner.__init__).parameters
+    cfg = {key: cfg[key] for key in cfg if key in known}  # not a config's variables
+    text = str(error.args[0] if isinstance(error, KeyError) else error)
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if any('dataset' in osp.basename(osp.dirname(name)) for name in frames):
+        text = _about_data(text, cfg)
+    argument = re.search(r"unexpected keyword argument '(\w+)'", text)
+    unknown = re.search(r'^(\S+) is not in the \S+::(.+?) registry', text)
+    if argument:
+        found = _misspelt_arguments(argument.group(1), cfg)
+    elif unknown:
+        text = unknown.group()
+        found = _misspelt_types(*unknown.groups(), cfg)
+    else:
+        found = _mentioned(text, cfg)
+    text = text or type(error).__name__
+    return f'{text} [{"; ".join(found)}]' if found else text
+
+
+def _about_data(text: str, cfg: dict) -> str:
+    """What is wrong with the data sets, or the text where nothing is."""
+    sizes = []
+    for loader in ('train_dataloader', 'val_dataloader'):
+        loader_cfg = cfg.get(loader) or {}
+        for key, dataset in _datasets(f'{loader}.dataset', loader_cfg.get('dataset')):
+            ann_file = dataset['ann_file']
+            if not osp.isabs(ann_file) and '://' not in ann_file:
+                ann_file = osp.join(dataset.get('data_root') or '', ann_file)
+            try:
+                coco = check_annotations(key, ann_file, dataset.get('backend_args'))
+            except ValueError as error:
+                return str(error)
+            annotated = len({a['image_id'] for a in coco['annotations']})
+            sizes.append(
+                f'{key}: {ann_file} has {len(coco["images"])} images, {annotated} of '
+                f'them with annotations, for filter_cfg={dataset.get("filter_cfg")}'
+            )
+    if 'at least one array' not in text:
+        return text
+    return (
+        f'a data set has no image left. {". ".join(sizes)}. Give images with boxes of '
+        'metainfo.classes, or loosen the filter'
+    )
+
+
+def _datasets(key: str, cfg: Any) -> Iterator[tuple[str, dict]]:
+    """Configs of the data sets inside wrappers that load a file."""
+    if not isinstance(cfg, dict):
+        return
+    if cfg.get('ann_file'):
+        yield key, cfg
+    yield from _datasets(f'{key}.dataset', cfg.get('dataset'))
+    for i, part in enumerate(cfg.get('datasets') or ()):
+        yield from _datasets(f'{key}.datasets.{i}', part)
+
+
+def _misspelt_arguments(name: str, cfg: dict) -> list[str]:
+    found = []
+    for path, value in _walk(cfg):
+        if not isinstance(value, dict) or name not in value:
+            continue
+        known = {
+            parameter
+            for _, cls in _registered()
+            if cls.__name__ == str(value.get('type')).split('.')[-1]
+            for parameter in _parameters(cls)
+        }
+        if name not in known:
+            where = f'{path}.{name}'.lstrip('.')
+            found.append(f'{where}={value[name]!r}{_nearest(name, known)}')
+    return found
+
+
+def _misspelt_types(name: str, registry: str, cfg: dict) -> list[str]:
+    names = {}
+    for root, cls in _registered():
+        if root.name == registry:
+            scope = cls.__module__.split('.')[0]
+            prefix = '' if scope in ('mmdet', 'mmengine', 'torch') else f'{scope}.'
+            names[cls.__name__] = f'{prefix}{cls.__name__}'
+    near = [names[n] for n in difflib.get_close_matches(name.split('.')[-1], names)]
+    paths = [path for path, value in _walk(cfg) if value == name]
+    return [f'{path}={name!r}: did you mean {some(near)}?' for path in paths if near]
+
+
+def _mentioned(text: str, cfg: dict) -> list[str]:
+    """The settings whose value, and whose name unless it is a path, the text has."""
+    by_parent: dict[str, list] = {}
+    for path, value in _walk(cfg):
+        parent, _, name = path.rpartition('.')
+        if parent and path in text:
+            return []  # it says so itself
+        if isinstance(value, (dict, list, tuple)) or name.isdigit():
+            continue
+        named = _word(name, text, '') and _word(str(value), text)
+        if named or isinstance(value, str) and len(value) > 8 and value in text:
+            by_parent.setdefault(parent, []).append(f'{path}={value!r}')
+    most = max(map(len, by_parent.values()), default=0)
+    groups = [lines for lines in by_parent.values() if len(lines) == most]
+    return [line for lines in groups for line in lines]
+
+
+def _word(word: str, text: str, joined: str = '.') -> bool:
+    """Whether the text has the word, not as part of a number or, joined, of a path."""
+    return bool(re.search(rf'(?<![\w{joined}]){re.escape(word)}(?!\w|\.\d)', text))
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f': did you mean {near[0]}?' if near else ''
+
+
+def _walk(cfg: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+    """Every setting with its dotted key, containers first."""
+    yield path, cfg
+    items: Any = ()
+    if isinstance(cfg, dict):
+        items = cfg.items()
+    elif isinstance(cfg, (list, tuple)):
+        items = enumerate(cfg)
+    for key, value in items:
+        yield from _walk(value, f'{path}.{key}' if path else str(key))
+
+
+def _registered() -> Iterator[tuple[Registry, Any]]:
+    for root in vars(mmengine.registry).values():
+        if isinstance(root, Registry):
+            for registry in (root, *root.children.values()):
+                for cls in registry.module_dict.values():
+                    if inspect.isclass(cls):
+                        yield root, cls
+
+
+def _parameters(cls: type) -> Iterator[str]:
+    """Arguments of a class, those that it hands on to its parents included."""
+    for base in inspect.getmro(cls):
+        if '__init__' in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            yield from (p.name for p in parameters)
+            if all(p.kind != p.VAR_KEYWORD for p in parameters):
+                return

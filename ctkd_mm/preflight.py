@@ -1,0 +1,214 @@
+"""What can be known before the first iteration is checked before it."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from .config_check import (
+    check_curriculum,
+    check_custom_keys,
+    check_num_classes,
+    check_top_level,
+)
+from .registry import HOOKS
+from .teacher_check import check_class_names, check_heads, evaluate_teacher
+
+
+@HOOKS.register_module()
+class PreflightHook(Hook):
+    """Refuses, before training, a run that would be wrong from the start.
+
+    Checked are the config and the data sets (:mod:`ctkd_mm.config_check`,
+    :mod:`ctkd_mm.dataset_check`), and of a ``RoILogitDistill`` that teacher and data
+    have the same class names in the same order, that each model's feature levels have
+    the strides its RoI extractor takes them for, and that its box head gives the
+    expected logits (:mod:`ctkd_mm.teacher_check`). The teacher's weights were checked
+    when they were loaded (:func:`ctkd_mm.teacher.load_teacher`); their hash is logged,
+    stored in every checkpoint, and compared on a resume.
+
+    Args:
+        expect_map: None, or ``dict(value=..., tol=..., images=K)``: evaluate the
+            teacher on the first K validation images with the config's
+            ``val_evaluator`` and refuse it below ``value - tol``. Done once a run, not
+            again after a resume; the figure is logged as ``teacher/...`` with every
+            validation of the student.
+
+    Raises:
+        ValueError: If ``expect_map`` has other keys or values out of range; before
+            training, if a check fails; on a resume, if the teacher is another one.
+
+    Source: extends :class:`mmengine.hooks.Hook`.
+    """
+
+    priority = 'HIGH'
+
+    def __init__(self, expect_map: dict | None = None) -> None:
+        if expect_map is not None and (
+            set(expect_map) != {'value', 'tol', 'images'}
+            or not 0 <= expect_map['value'] <= 1
+            or not 0 <= expect_map['tol'] <= 1
+            or expect_map['images'] < 1
+        ):
+            raise ValueError(
+                'expect_map must be dict(value=0..1, tol=0..1, images=>= 1), got '
+                f'{expect_map}'
+            )
+        self.expect_map = expect_map
+        self.report: list[str] = []
+        self.resumed: dict[str, dict] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Check everything; log a line for each check."""
+        check_config(runner)
+        model = _teaching(runner)
+        if model is None:
+            return
+        self.report = [
+            f'teacher_ckpt {model.teacher_ckpt}, weights sha256 {model.teacher_sha256}',
+            check_class_names(
+                {'teacher_ckpt': model.teacher_meta, **self.resumed},
+                _dataloaders(runner),
+            ),
+            *(
+                check_heads(key, getattr(model, name))
+                for key, name in dict(architecture='student', teacher='teacher').items()
+            ),
+        ]
+        for line in self.report:
+            runner.logger.info(f'preflight: {line}')
+        if self.expect_map:
+            self._check_map(runner, model)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """On a resume, compare the teacher's hash; keep the classes to compare."""
+        model = _teaching(runner)
+        if not runner._resume or model is None:
+            return
+        meta = checkpoint.get('meta', {})
+        self.resumed = {'the resumed checkpoint': meta}
+        before = meta.get('teacher')
+        if before is not None and before['sha256'] != model.teacher_sha256:
+            raise ValueError(
+                f'the run was trained with the teacher {before["ckpt"]} (weights '
+                f'sha256 {before["sha256"]}), now '
+                f'model.teacher_ckpt={model.teacher_ckpt!r} has '
+                f'{model.teacher_sha256}. Resume with the same teacher, or start a new '
+                'run (load_from without --resume)'
+            )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note which teacher it was; the weights themselves are not stored."""
+        model = _teaching(runner)
+        if model is not None:
+            checkpoint['meta']['teacher'] = dict(
+                ckpt=model.teacher_ckpt, sha256=model.teacher_sha256
+            )
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Put the teacher's figure beside the student's."""
+        known = runner.message_hub.runtime_info.get('teacher_map')
+        if known:
+            key = f'val/teacher/{known["metric"]}'
+            runner.message_hub.update_scalar(key, known['value'])
+
+    def _check_map(self, runner: Runner, model: BaseModel) -> None:
+        want, hub = self.expect_map, runner.message_hub
+        identity = dict(sha256=model.teacher_sha256, images=want['images'])
+        known = hub.runtime_info.get('teacher_map', {})
+        if not identity.items() <= known.items():
+            metric, value = evaluate_teacher(runner, model.teacher, want['images'])
+            known = dict(**identity, metric=metric, value=value)
+            hub.update_info('teacher_map', known)
+        line = (
+            f'teacher {known["metric"]} {known["value"]:.4f} on {want["images"]} images'
+        )
+        if known['value'] < want['value'] - want['tol']:
+            raise ValueError(
+                f'{line}, but expect_map asks for {want["value"]} - {want["tol"]}: is '
+                f'model.teacher_ckpt={model.teacher_ckpt!r} the one, and does the data '
+                'pipeline give what it was trained on?'
+            )
+        self.report.append(line)
+        runner.logger.info(f'preflight: {line}')
+
+
+def check(cfg: Config) -> list[str]:
+    """Start a training and stop before its first iteration.
+
+    Builds and checks all that ``Runner.train`` does, in a temporary work directory:
+    whatever a training would refuse is refused here.
+
+    Args:
+        cfg: A complete config.
+
+    Returns:
+        What was found, a line each.
+
+    Raises:
+        Exception: What the training would have raised.
+    """
+    cfg = copy.deepcopy(cfg)
+    with tempfile.TemporaryDirectory() as work_dir:
+        cfg.work_dir, cfg.log_level = work_dir, 'WARNING'
+        # MMEngine keeps one visualizer a name for the whole process.
+        cfg.experiment_name, cfg.visualizer = Path(work_dir).name, None
+        runner = Runner.from_cfg(cfg)
+        hooks = [hook for hook in runner.hooks if isinstance(hook, PreflightHook)]
+        if not hooks:
+            hooks = [PreflightHook()]
+            runner.register_hook(hooks[0])
+        runner.register_hook(_Stop(), priority='LOWEST')
+        try:
+            runner.train()
+        except _Checked:
+            return hooks[0].report
+    raise RuntimeError('the training ended without calling before_train')
+
+
+class _Checked(Exception):
+    pass
+
+
+class _Stop(Hook):
+    def before_train(self, runner: Runner) -> None:
+        raise _Checked
+
+
+def check_config(runner: Runner) -> None:
+    """Check the config of any detector, distilled or not, and its data sets.
+
+    Args:
+        runner: The runner, with its training loop built.
+
+    Raises:
+        ValueError: See :mod:`ctkd_mm.config_check` and :mod:`ctkd_mm.dataset_check`.
+    """
+    from .dataset_check import check_dataset
+
+    check_top_level(runner.cfg)
+    for key, loader in _dataloaders(runner).items():
+        check_dataset(loader.dataset, f'{key}.dataset')
+        check_num_classes(runner.model, loader.dataset, f'{key}.dataset')
+    check_curriculum(runner.model, runner.hooks)
+    check_custom_keys(runner.model, runner.cfg)
+
+
+def _dataloaders(runner: Runner) -> dict[str, DataLoader]:
+    loaders = dict(train_dataloader=runner.train_dataloader)
+    if runner.val_loop is not None:
+        loaders['val_dataloader'] = runner.val_dataloader
+    return loaders
+
+
+def _teaching(runner: Runner) -> BaseModel | None:
+    """The model, out of its wrapper, if it has a teacher of ours."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return model if hasattr(model, 'teacher_sha256') else None

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+from mmengine.config import Config
+from torch import nn
+
+from ctkd_mm import CTKDLoss, CurriculumHook, GlobalTemperature
+from ctkd_mm.config_check import (
+    check_curriculum,
+    check_custom_keys,
+    check_num_classes,
+    check_top_level,
+)
+from ctkd_mm.curriculum import cosine_curriculum
+
+
+def test_a_misspelt_argument_of_runner_is_refused_with_the_right_one():
+    with pytest.raises(ValueError, match=r"^custom_hook=\[\].*Write 'custom_hooks'"):
+        check_top_level(Config(dict(custom_hook=[])))
+
+
+def test_variables_of_a_config_are_no_misspelling():
+    names = ('loss_kd', 'paramwise_cfg', 'metainfo', 'conv_cfg', 'val_evaluator_full')
+    check_top_level(Config(dict.fromkeys(names)))
+
+
+def test_a_temperature_without_its_hook_is_refused():
+    model = nn.ModuleDict(dict(loss_kd=CTKDLoss(GlobalTemperature())))
+    with pytest.raises(ValueError, match=r'temperature loss_kd\.temperature\.grl'):
+        check_curriculum(model, [])
+    check_curriculum(model, [CurriculumHook(end=5)])
+
+
+def test_no_temperature_needs_no_hook():
+    check_curriculum(nn.Linear(1, 1), [])
+
+
+def test_the_advice_for_a_constant_lambda_holds():
+    assert cosine_curriculum(0, end=1) == 1
+
+
+def test_other_numbers_of_classes_are_refused_with_both():
+    class Data:
+        metainfo = dict(classes=('a', 'b'))
+
+    head = nn.Module()
+    model = nn.ModuleDict(dict(bbox_head=head, rpn_head=nn.Module()))
+    model.rpn_head.num_classes = 1
+    head.num_classes = 2
+    check_num_classes(model, Data, 'key')
+    head.num_classes = 3
+    message = r'^model\.bbox_head\.num_classes=3, but key\.metainfo\.classes has 2'
+    with pytest.raises(ValueError, match=message):
+        check_num_classes(model, Data, 'key')
+
+
+def test_a_multiplier_for_no_parameter_is_told(monkeypatch):
+    lines = []
+    monkeypatch.setattr(
+        'ctkd_mm.config_check.print_log', lambda line, **_: lines.append(line)
+    )
+    keys = dict(weight=dict(lr_mult=2), wieght=dict(lr_mult=3))
+    paramwise = dict(paramwise_cfg=dict(custom_keys=keys))
+    check_custom_keys(nn.Linear(1, 1), Config(dict(optim_wrapper=paramwise)))
+    (line,) = lines
+    assert "'wieght'={'lr_mult': 3}" in line

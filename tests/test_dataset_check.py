@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+
+import pytest
+from mmdet.datasets import CocoDataset, MultiImageMixDataset
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
+from torch.utils.data import Dataset
+
+from ctkd_mm.annotation_check import check_annotations
+from ctkd_mm.dataset_check import check_dataset
+from ctkd_mm.reseed import SeededDataset
+
+DIGITS = tuple('0123456789')
+
+
+@pytest.fixture
+def coco(digits, tmp_path):
+    """Build the training set with its annotations changed, and other arguments."""
+
+    def build(change=None, **kwargs) -> CocoDataset:
+        content = json.loads((digits / 'annotations/train.json').read_text())
+        if change is not None:
+            change(content)
+        path = tmp_path / 'train.json'
+        path.write_text(json.dumps(content))
+        kwargs = {'metainfo': dict(classes=DIGITS), **kwargs}
+        images = dict(img=str(digits / 'train'))
+        return CocoDataset(ann_file=str(path), data_prefix=images, **kwargs)
+
+    return build
+
+
+@pytest.fixture
+def logged(monkeypatch) -> list[str]:
+    """What is printed to MMEngine's log."""
+    lines = []
+    monkeypatch.setattr(
+        'ctkd_mm.dataset_check.print_log', lambda line, **_: lines.append(line)
+    )
+    return lines
+
+
+def lose_category(content) -> None:
+    content['categories'].pop(3)
+    content['annotations'] = [
+        a for a in content['annotations'] if a['category_id'] != 4
+    ]
+
+
+def test_a_sound_set_passes_without_a_word(coco, logged):
+    check_dataset(coco(), 'key')
+    assert logged == []
+
+
+@pytest.mark.parametrize(
+    ('wrap', 'key'),
+    [
+        (SeededDataset, 'key'),
+        (lambda part: RepeatDataset(part, 2), 'key.dataset'),
+        (lambda part: ClassBalancedDataset(part, 1e-3), 'key.dataset'),
+        (lambda part: ConcatDataset([part]), 'key.datasets.0'),
+        (lambda part: MultiImageMixDataset(part, []), 'key.dataset'),
+        (
+            # As from a config: wrappers take no wrapper, but its config.
+            lambda part: SeededDataset(
+                RepeatDataset(dict(type=lambda: ConcatDataset([part])), 2)
+            ),
+            'key.dataset.datasets.0',
+        ),
+    ],
+    ids=['seeded', 'repeat', 'balanced', 'concat', 'mix', 'nested'],
+)
+def test_wrappers_are_looked_into(coco, wrap, key):
+    dataset = wrap(coco(lose_category))
+    with pytest.raises(ValueError, match=rf"^{key}\.metainfo\.classes=.* '3'"):
+        check_dataset(dataset, 'key')
+
+
+def test_another_format_passes():
+    class Squares(Dataset):
+        def __len__(self):
+            return 3
+
+    check_dataset(Squares(), 'key')
+
+
+def test_a_set_without_samples_is_refused_in_any_format():
+    class Nothing(Dataset):
+        def __len__(self):
+            return 0
+
+    with pytest.raises(ValueError, match='^key has no image: ann_file=None'):
+        check_dataset(Nothing(), 'key')
+
+
+def test_a_subset_of_the_classes_is_told_with_the_number_left_out(coco, logged):
+    check_dataset(coco(metainfo=dict(classes=DIGITS[:9])), 'key')
+    (line,) = logged
+    content = json.loads(Path(coco().ann_file).read_text())
+    nines = sum(a['category_id'] == 10 for a in content['annotations'])
+    assert nines > 0
+    assert f'key: {nines} of {len(content["annotations"])} annotations' in line
+
+
+def test_dropped_boxes_are_counted(coco, logged):
+    def change(content) -> None:
+        for i, box in enumerate(([500, 500, 9, 9], [5, 5, 0, 9], [-20, 5, 9, 9])):
+            content['annotations'][i]['bbox'] = box
+
+    check_dataset(coco(change), 'key')
+    (line,) = logged
+    assert 'key: MMDetection drops 3 of 92 annotations' in line
+
+
+def test_only_images_that_are_used_must_exist(coco, digits):
+    def change(content) -> None:
+        content['images'][15]['file_name'] = 'none.png'
+
+    check_dataset(coco(change, indices=15), 'key')
+    with pytest.raises(ValueError, match=r'1 of 16 images .*/none\.png\. Get them'):
+        check_dataset(coco(change), 'key')
+
+
+def test_images_in_several_folders_are_found(coco, digits):
+    def change(content) -> None:
+        for image in content['images'][:8]:
+            image['file_name'] = f'../train/{image["file_name"]}'
+
+    check_dataset(coco(change), 'key')
+
+
+@pytest.mark.parametrize(
+    'segmentation',
+    [[[1.5, -2, 3e-4]], [], [[1, 2], [3, 4]], dict(size=[1, 2], counts='a"]b')],
+    ids=['polygon', 'none', 'two', 'mask'],
+)
+@pytest.mark.parametrize('last', [True, False])
+def test_polygons_are_skipped_and_nothing_else(tmp_path, segmentation, last):
+    box = dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 1, 1], area=1)
+    outline = dict(segmentation=segmentation)
+    box = {**box, **outline} if last else {**outline, **box}
+    image = dict(id=1, file_name='"segmentation": [1].png', height=1, width=1)
+    content = dict(
+        annotations=[box], images=[image], categories=[dict(id=1, name='[a]')]
+    )
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(content))
+    found = check_annotations('key', str(path))
+    if isinstance(segmentation, list):
+        box['segmentation'] = []
+    assert found == content
+    assert gc.isenabled()
