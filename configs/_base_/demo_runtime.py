@@ -1,9 +1,5 @@
-_base_ = 'mmdet::_base_/default_runtime.py'
-default_hooks = dict(
-    logger=dict(interval=10),
-    checkpoint=dict(max_keep_ckpts=2),
-    reseed=dict(type='ctkd_mm.ReseedHook'),  # a resumed run equals a straight one
-)
+_base_ = './runtime.py'
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
 log_processor = dict(window_size=10)  # each line averages the iterations since the last
 env_cfg = dict(dist_cfg=dict(backend='gloo'))
 randomness = dict(seed=0)

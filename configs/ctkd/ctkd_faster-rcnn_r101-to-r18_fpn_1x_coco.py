@@ -2,8 +2,8 @@ _base_ = [
     '../_base_/pairs/faster-rcnn_r101-to-r18_fpn.py',
     '../_base_/methods/ctkd.py',
     'mmdet::_base_/datasets/coco_detection.py',
-    'mmdet::_base_/schedules/schedule_1x.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/schedules/schedule_1x.py',
+    '../_base_/runtime.py',
 ]
 model = dict(loss_kd=_base_.loss_kd)
 optim_wrapper = dict(paramwise_cfg=_base_.paramwise_cfg)

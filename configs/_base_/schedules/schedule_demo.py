@@ -1,5 +1,7 @@
 # Minutes on a CPU, from scratch: AdamW with warm-up and cosine decay.
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=6, val_interval=6)
+train_cfg = dict(
+    type='ctkd_mm.ResumableEpochBasedTrainLoop', max_epochs=6, val_interval=6
+)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [

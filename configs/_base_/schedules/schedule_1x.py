@@ -1,0 +1,2 @@
+_base_ = 'mmdet::_base_/schedules/schedule_1x.py'
+train_cfg = dict(type='ctkd_mm.ResumableEpochBasedTrainLoop')
