@@ -42,6 +42,7 @@ HOOKS = _LazyRegistry(
         'ctkd_mm.reseed',
         'ctkd_mm.checkpoint',
         'ctkd_mm.finite',
+        'ctkd_mm.history',
         'ctkd_mm.preemption',
         'ctkd_mm.preflight',
     ],

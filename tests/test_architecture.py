@@ -21,14 +21,30 @@ FLOORS = {
     'gradient_reversal': (1, {'torch'}),
     'demo_data': (1, {'numpy', 'cv2', 'sklearn'}),
     'plot': (1, {'matplotlib'}),
-    'extract': (1, {'mmengine'}),
+    'extract': (3, {'mmengine'}),  # writes as checkpoint does
     'temperature': (2, MATHEMATICS),
     'loss': (2, MATHEMATICS),
     'curriculum': (3, MATHEMATICS),  # logs what temperature computes
     'reseed': (2, MATHEMATICS),
+    'resume': (3, MATHEMATICS),  # loops over what reseed seeds
+    'checkpoint': (2, MATHEMATICS),
+    'preemption': (3, MATHEMATICS),  # saves as checkpoint does
+    'history': (2, MATHEMATICS),
+    'amp': (2, STACK),
+    'finite': (3, MATHEMATICS),  # reports what temperature computed
+    'annotation_check': (1, MATHEMATICS),
+    'dataset_check': (2, STACK),
+    'config_check': (4, MATHEMATICS),
+    'explain': (2, MATHEMATICS),
+    'teacher': (2, MATHEMATICS),
+    'preprocess': (2, MATHEMATICS),
+    'launch': (2, MATHEMATICS),
+    'teacher_check': (2, MATHEMATICS),
+    'pair': (3, STACK),
     'distill': (4, STACK),
-    'demo': (4, STACK | {'cv2', 'pycocotools'}),
-    'cli': (5, STACK),
+    'preflight': (5, STACK),
+    'demo': (6, STACK | {'cv2', 'pycocotools'}),
+    'cli': (7, STACK),
 }
 
 
