@@ -16,6 +16,8 @@ Argv = Optional[Sequence[str]]
 def train(argv: Argv = None) -> None:
     """Train a detector: MMDetection's own ``tools/train.py``, all its options.
 
+    Its launchers and ``--amp`` work without a GPU too, see :mod:`ctkd_mm.launch`.
+
     Args:
         argv: Arguments without the program name; None takes the process's.
 
@@ -35,6 +37,39 @@ def test(argv: Argv = None) -> None:
         ImportError: If the OpenMMLab stack is missing or outside the bounds.
     """
     _run_mmdet_tool('test.py', argv)
+
+
+def check(argv: Argv = None) -> None:
+    """Check a config up to its first iteration; see :func:`ctkd_mm.preflight.check`.
+
+    Args:
+        argv: Arguments without the program name; None takes the process's.
+
+    Raises:
+        SystemExit: With status 1 and the reason, if a training would be refused.
+    """
+    _compat.require_openmmlab()
+    from mmengine.config import Config, DictAction
+
+    from .explain import explain
+    from .preflight import check
+
+    parser = argparse.ArgumentParser(
+        description='Start a training, stop before its first iteration'
+    )
+    parser.add_argument('config')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    args = parser.parse_args(argv)
+    try:
+        cfg = Config.fromfile(args.config)
+        cfg.merge_from_dict(args.cfg_options)
+    except Exception as error:
+        sys.exit(f'{args.config} is no config. {type(error).__name__}: {error}')
+    try:
+        report = check(cfg)
+    except Exception as error:
+        sys.exit(f'{args.config} cannot train. {explain(error, cfg)}')
+    print('\n'.join([*report, f'{args.config} is ready to train']))
 
 
 def extract_student(argv: Argv = None) -> None:
@@ -93,6 +128,8 @@ def _run_mmdet_tool(name: str, argv: Argv) -> None:
     _compat.require_openmmlab()
     import mmdet
 
+    from .launch import adapt_to_host
+
     # MMDetection ships its tools beside its configs; running them keeps every
     # option as its users know it.
     tool = Path(mmdet.__file__).parent / '.mim' / 'tools' / name
@@ -102,4 +139,5 @@ def _run_mmdet_tool(name: str, argv: Argv) -> None:
             'reinstall it from a wheel, or run "mim install mmdet"'
         )
     sys.argv = [name, *(sys.argv[1:] if argv is None else argv)]
+    adapt_to_host(tool)
     runpy.run_path(str(tool), run_name='__main__')

@@ -42,10 +42,10 @@ def test_dist_train_calls_torchrun_with_every_argument_whole(launched):
     assert words[-6:] == [
         'tools/train.py',
         'c.py',
-        '--launcher',
-        'pytorch',
         '--cfg-options',
         ARGUMENT,
+        '--launcher',
+        'pytorch',
     ]
 
 
@@ -56,9 +56,9 @@ def test_dist_test_passes_config_and_checkpoint(launched):
         'tools/test.py',
         'c.py',
         'w.pth',
+        '--tta',
         '--launcher',
         'pytorch',
-        '--tta',
     ]
 
 
@@ -73,9 +73,37 @@ def test_slurm_train_asks_for_the_gpus(launched):
         'tools/train.py',
         'c.py',
         '--work-dir=out',
-        '--launcher=slurm',
         '--resume',
+        '--launcher=slurm',
     ]
+
+
+def test_slurm_train_asks_for_no_gpu_where_told(launched):
+    words = launched('slurm_train.sh', 'p', 'j', 'c.py', 'out', GPUS='2', GRES='none')
+    assert '--gres=none' in words
+    assert '--ntasks=2' in words
+
+
+@pytest.mark.parametrize(
+    ('script', 'too_few'),
+    [
+        ('dist_train.sh', ['c.py']),
+        ('dist_test.sh', ['c.py', 'w.pth']),
+        ('slurm_train.sh', ['p', 'j', 'c.py']),
+        ('slurm_test.sh', ['p', 'j', 'c.py']),
+        ('slurm_preemptible.sbatch', ['c.py']),
+    ],
+)
+def test_a_missing_argument_refers_to_the_usage(script, too_few):
+    done = subprocess.run(
+        ['bash', f'tools/{script}', *too_few],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert 'see the usage at the top of this script' in done.stdout
 
 
 def test_slurm_test_takes_extra_srun_arguments(launched):

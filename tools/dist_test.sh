@@ -1,13 +1,6 @@
 #!/usr/bin/env bash
 # Usage: tools/dist_test.sh CONFIG CHECKPOINT GPUS [test.py options]
 # Several nodes: NNODES, NODE_RANK, MASTER_ADDR, PORT as MMDetection's.
-set -euo pipefail
-
-PYTHONPATH="$(dirname "$0")/..:${PYTHONPATH:-}" \
-exec python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="${3:?see the usage at the top of this script}" \
-    "$(dirname "$0")/test.py" "$1" "$2" --launcher pytorch "${@:4}"
+# On hosts without a GPU, GPUS is the number of processes.
+. "$(dirname "$0")/launch.sh"
+dist "${3:?see the usage at the top of this script}" test.py "$1" "$2" "${@:4}"

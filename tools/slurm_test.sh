@@ -1,21 +1,7 @@
 #!/usr/bin/env bash
 # Usage: tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [test.py options]
-# GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS as MMDetection's.
-set -euxo pipefail
+# GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS as MMDetection's; GRES=none on
+# clusters without GPUs, where GPUS and GPUS_PER_NODE are numbers of processes.
+. "$(dirname "$0")/launch.sh"
 : "${4:?see the usage at the top of this script}"
-
-GPUS=${GPUS:-8}
-GPUS_PER_NODE=${GPUS_PER_NODE:-8}
-
-# SRUN_ARGS holds several words.
-# shellcheck disable=SC2086
-PYTHONPATH="$(dirname "$0")/..:${PYTHONPATH:-}" \
-exec srun -p "$1" \
-    --job-name="$2" \
-    --gres="gpu:${GPUS_PER_NODE}" \
-    --ntasks="${GPUS}" \
-    --ntasks-per-node="${GPUS_PER_NODE}" \
-    --cpus-per-task="${CPUS_PER_TASK:-5}" \
-    --kill-on-bad-exit=1 \
-    ${SRUN_ARGS:-} \
-    python -u "$(dirname "$0")/test.py" "$3" "$4" --launcher=slurm "${@:5}"
+slurm "$1" "$2" test.py "$3" "$4" "${@:5}"
