@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,8 +100,10 @@ class AtomicCheckpointHook(CheckpointHook):
         """Find the folder and clear what killed saves left in it."""
         super().before_train(runner)
         if self.is_local and is_main_process():
-            for half in Path(self.out_dir).glob('.*.tmp'):
-                half.unlink()
+            for folder in {Path(self.out_dir), Path(runner.work_dir)}:
+                for name in ('*.pth', 'last_checkpoint'):
+                    for half in folder.glob(f'.{name}.tmp'):
+                        half.unlink()
 
     def _mend_last_checkpoint(self, runner: Runner) -> None:
         marker = Path(runner.work_dir) / 'last_checkpoint'
@@ -110,13 +113,18 @@ class AtomicCheckpointHook(CheckpointHook):
         folder = Path(runner.work_dir)
         if self.out_dir not in (None, runner.work_dir):  # as CheckpointHook joins them
             folder = Path(self.out_dir) / folder.name
-        found = [*folder.glob(self.filename_tmpl.format('*')), *folder.glob(PREEMPTED)]
+        start, end = re.split(r'\{.*?\}', self.filename_tmpl, maxsplit=1)
+        pattern = re.compile(rf'{re.escape(start)}\d+{re.escape(end)}|{PREEMPTED}')
+        found = [path for path in folder.glob('*') if pattern.fullmatch(path.name)]
         if found:
-            newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+            # A moved folder holds the one that was named.
+            newest = folder / Path(named).name
+            if newest not in found:
+                newest = max(found, key=lambda path: path.stat().st_mtime_ns)
             write_atomically(marker, str(newest).encode())
             runner.logger.warning(
-                f'{marker} named no checkpoint (found {named!r}): a save was '
-                f'interrupted. It names the newest one now, {newest}'
+                f'{marker} named no file (found {named!r}): a save was interrupted, or '
+                f'the folder was moved. It names {newest} now'
             )
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:

@@ -40,7 +40,7 @@ def test(argv: Argv = None) -> None:
 
 
 def check(argv: Argv = None) -> None:
-    """Check a config up to its first iteration; see :func:`ctkd_mm.preflight.check`.
+    """Check a config up to its first iteration; see :func:`ctkd_mm.check.check`.
 
     Args:
         argv: Arguments without the program name; None takes the process's.
@@ -51,8 +51,8 @@ def check(argv: Argv = None) -> None:
     _compat.require_openmmlab()
     from mmengine.config import Config, DictAction
 
+    from .check import check
     from .explain import explain
-    from .preflight import check
 
     parser = argparse.ArgumentParser(
         description='Start a training, stop before its first iteration'

@@ -218,7 +218,8 @@ class RoILogitDistill(SingleTeacherDistill):
                 )
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> RoILogitDistill:
-        self.teacher._apply(fn, *args, **kwargs)  # .to(), .cuda(), ...
+        if self._beside.owns:
+            self.teacher._apply(fn, *args, **kwargs)  # .to(), .cuda(), ...
         return super()._apply(fn, *args, **kwargs)
 
     def _distill_losses(self, teacher_inputs: Tensor) -> dict[str, Tensor]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import tempfile
-from pathlib import Path
+import re
 
-from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel, is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader
 
 from .config_check import (
@@ -58,8 +56,8 @@ class PreflightHook(Hook):
             or expect_map['images'] < 1
         ):
             raise ValueError(
-                'expect_map must be dict(value=0..1, tol=0..1, images=>= 1), got '
-                f'{expect_map}'
+                'default_hooks.preflight.expect_map must be dict(value=0..1, '
+                f'tol=0..1, images=>= 1), got {expect_map}'
             )
         self.expect_map = expect_map
         self.report: list[str] = []
@@ -88,7 +86,8 @@ class PreflightHook(Hook):
             self._check_map(runner, model)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """On a resume, compare the teacher's hash; keep the classes to compare."""
+        """Check that the weights fit; on a resume, that the teacher is the same."""
+        check_weights(runner, checkpoint)
         model = _teaching(runner)
         if not runner._resume or model is None:
             return
@@ -140,48 +139,6 @@ class PreflightHook(Hook):
         runner.logger.info(f'preflight: {line}')
 
 
-def check(cfg: Config) -> list[str]:
-    """Start a training and stop before its first iteration.
-
-    Builds and checks all that ``Runner.train`` does, in a temporary work directory:
-    whatever a training would refuse is refused here.
-
-    Args:
-        cfg: A complete config.
-
-    Returns:
-        What was found, a line each.
-
-    Raises:
-        Exception: What the training would have raised.
-    """
-    cfg = copy.deepcopy(cfg)
-    with tempfile.TemporaryDirectory() as work_dir:
-        cfg.work_dir, cfg.log_level = work_dir, 'WARNING'
-        # MMEngine keeps one visualizer a name for the whole process.
-        cfg.experiment_name, cfg.visualizer = Path(work_dir).name, None
-        runner = Runner.from_cfg(cfg)
-        hooks = [hook for hook in runner.hooks if isinstance(hook, PreflightHook)]
-        if not hooks:
-            hooks = [PreflightHook()]
-            runner.register_hook(hooks[0])
-        runner.register_hook(_Stop(), priority='LOWEST')
-        try:
-            runner.train()
-        except _Checked:
-            return hooks[0].report
-    raise RuntimeError('the training ended without calling before_train')
-
-
-class _Checked(Exception):
-    pass
-
-
-class _Stop(Hook):
-    def before_train(self, runner: Runner) -> None:
-        raise _Checked
-
-
 def check_config(runner: Runner) -> None:
     """Check the config of any detector, distilled or not, and its data sets.
 
@@ -191,14 +148,28 @@ def check_config(runner: Runner) -> None:
     Raises:
         ValueError: See :mod:`ctkd_mm.config_check` and :mod:`ctkd_mm.dataset_check`.
     """
-    from .dataset_check import check_dataset
-
     check_top_level(runner.cfg)
-    for key, loader in _dataloaders(runner).items():
-        check_dataset(loader.dataset, f'{key}.dataset')
+    loaders = _dataloaders(runner)
+    # Once: on every rank, COCO's annotations would be in memory another time.
+    error = [_data_error(loaders) if is_main_process() else None]
+    broadcast_object_list(error)
+    if error[0]:
+        raise ValueError(error[0])
+    for key, loader in loaders.items():
         check_num_classes(runner.model, loader.dataset, f'{key}.dataset')
     check_curriculum(runner.model, runner.hooks)
     check_custom_keys(runner.model, runner.cfg)
+
+
+def _data_error(loaders: dict[str, DataLoader]) -> str | None:
+    from .dataset_check import check_dataset
+
+    try:
+        for key, loader in loaders.items():
+            check_dataset(loader.dataset, f'{key}.dataset')
+    except Exception as error:  # whatever it is, the other ranks wait for it
+        return str(error) or type(error).__name__
+    return None
 
 
 def _dataloaders(runner: Runner) -> dict[str, DataLoader]:
@@ -206,6 +177,38 @@ def _dataloaders(runner: Runner) -> dict[str, DataLoader]:
     if runner.val_loop is not None:
         loaders['val_dataloader'] = runner.val_dataloader
     return loaders
+
+
+def check_weights(runner: Runner, checkpoint: dict) -> None:
+    """Check that a checkpoint, about to be loaded, holds what the model needs.
+
+    MMEngine leaves random what it lacks, with no more than a log line. To start a
+    training from (``load_from``) a part is enough.
+
+    Args:
+        runner: The runner.
+        checkpoint: What was read.
+
+    Raises:
+        ValueError: If no weight fits; on a resume or an evaluation of a
+            ``RoILogitDistill``, if any is missing or of another shape.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    weights = checkpoint.get('state_dict', checkpoint)
+    found = {re.sub(r'^module\.', '', k): v for k, v in weights.items()}
+    own = {k: v for k, v in model.state_dict().items() if 'num_batches' not in k}
+    lost = [k for k in own if getattr(found.get(k), 'shape', None) != own[k].shape]
+    fits_partly = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+    if not lost or (len(lost) < len(own) and (fits_partly or not _teaching(runner))):
+        return
+    prefixes = sorted({key.split('.')[0] for key in found})
+    raise ValueError(
+        f'{runner._load_from or runner.work_dir}: {len(lost)} of {len(own)} weights of '
+        f'the model are missing or of another shape, {lost[0]} for example; the file '
+        f'has {", ".join(prefixes)}. A distillation run has architecture and '
+        'distiller: evaluate the extracted student with its own config '
+        '(configs/baseline), and resume with the config of the run'
+    )
 
 
 def _teaching(runner: Runner) -> BaseModel | None:

@@ -96,7 +96,8 @@ class SeededDataset:
             raise ValueError(
                 f'train_dataloader.dataset: sample {index} could not be loaded, '
                 f'{self._image(index)} ({type(error).__name__}: {error}). Replace the '
-                'file, or remove the image from the annotation file'
+                'file, remove the image from the annotation file, or correct the '
+                'pipeline if it fails on a sound one'
             ) from error
 
     def _image(self, index: Any) -> str:

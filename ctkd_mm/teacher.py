@@ -20,17 +20,22 @@ SHOWN = 5
 
 
 class Beside:
-    """Holds a model out of the module tree; copies of the holder share it.
+    """Holds a model out of the module tree.
+
+    Copies of the holder share the model, as an EMA copy does, without owning it: what
+    moves or casts a copy leaves the model where it is.
 
     Args:
         model: The model.
+        owns: Whether the model follows the holder's module to other devices.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, owns: bool = True) -> None:
         self.model = model
+        self.owns = owns
 
     def __deepcopy__(self, memo: dict) -> Beside:
-        return self
+        return Beside(self.model, owns=False)
 
 
 def load_teacher(

@@ -123,7 +123,10 @@ def evaluate_teacher(
         ValueError: If the config has no validation, or it gives no mAP.
     """
     if runner.val_loop is None:
-        raise ValueError('expect_map needs val_dataloader, val_cfg and val_evaluator')
+        raise ValueError(
+            'default_hooks.preflight.expect_map needs val_dataloader, val_cfg and '
+            'val_evaluator'
+        )
     dataset = runner.val_dataloader.dataset
     images = min(images, len(dataset))
     loader = runner.build_dataloader(
@@ -144,4 +147,7 @@ def evaluate_teacher(
     for name, value in metrics.items():
         if name.endswith('mAP'):
             return name, float(value)
-    raise ValueError(f'expect_map needs a metric named *mAP, got {sorted(metrics)}')
+    raise ValueError(
+        'default_hooks.preflight.expect_map needs a val_evaluator with a metric named '
+        f'*mAP, got {sorted(metrics)}'
+    )

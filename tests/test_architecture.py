@@ -43,6 +43,7 @@ FLOORS = {
     'pair': (3, STACK),
     'distill': (4, STACK),
     'preflight': (5, STACK),
+    'check': (6, STACK),
     'demo': (6, STACK | {'cv2', 'pycocotools'}),
     'cli': (7, STACK),
 }

@@ -165,7 +165,8 @@ def test_the_teacher_is_named_and_not_stored(demo_cfg, teacher_ckpt):
 def test_a_broken_last_checkpoint_is_mended(demo_cfg, named):
     work_dir = Path(demo_cfg.work_dir)
     work_dir.mkdir()
-    for i, name in enumerate(('epoch_9.pth', 'epoch_10.pth', 'best_x.pth')):
+    names = ('epoch_9.pth', 'epoch_10.pth', 'epoch_10_student.pth', 'best_x.pth')
+    for i, name in enumerate(names):
         (work_dir / name).write_bytes(b'')
         os.utime(work_dir / name, (i, i))
     if named is not None:
@@ -174,6 +175,19 @@ def test_a_broken_last_checkpoint_is_mended(demo_cfg, named):
     (hook,) = (h for h in runner.hooks if isinstance(h, AtomicCheckpointHook))
     hook.before_run(runner)
     assert find_latest_checkpoint(str(work_dir)) == str(work_dir / 'epoch_10.pth')
+
+
+def test_in_a_moved_folder_the_named_checkpoint_is_found(demo_cfg):
+    work_dir = Path(demo_cfg.work_dir)
+    work_dir.mkdir()
+    for i, name in enumerate(('epoch_2.pth', 'epoch_1.pth')):  # as cp -r may date them
+        (work_dir / name).write_bytes(b'')
+        os.utime(work_dir / name, (i, i))
+    (work_dir / 'last_checkpoint').write_text('/where/it/was/epoch_2.pth')
+    runner = Runner.from_cfg(demo_cfg)
+    (hook,) = (h for h in runner.hooks if isinstance(h, AtomicCheckpointHook))
+    hook.before_run(runner)
+    assert find_latest_checkpoint(str(work_dir)) == str(work_dir / 'epoch_2.pth')
 
 
 def test_a_sound_last_checkpoint_is_left_alone(demo_cfg):

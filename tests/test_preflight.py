@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,9 +10,10 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import METRICS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, save_checkpoint
 
-from ctkd_mm.preflight import PreflightHook, check
+from ctkd_mm.check import check
+from ctkd_mm.preflight import PreflightHook
 
 CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
 
@@ -32,33 +31,6 @@ def own_teacher(demo_cfg, teacher_ckpt, tmp_path) -> Path:
     path.write_bytes(teacher_ckpt.read_bytes())
     demo_cfg.model.teacher_ckpt = str(path)
     return path
-
-
-def test_a_sound_config_is_reported_and_leaves_nothing_behind(demo_cfg, teacher_ckpt):
-    before = demo_cfg.to_dict()
-    report = check(demo_cfg)
-    assert report[0].startswith(f'teacher_ckpt {teacher_ckpt}, weights sha256 ')
-    assert report[1] == (
-        '10 classes, the same in teacher_ckpt, train_dataloader.dataset, '
-        'val_dataloader.dataset'
-    )
-    assert report[2] == (
-        'architecture: RoIs from levels of strides [4, 8, 16, 32], 11 logits each'
-    )
-    assert not Path(demo_cfg.work_dir).exists()
-    assert demo_cfg.to_dict() == before
-
-
-def test_a_plain_detector_is_checked_too(demo_cfg):
-    demo_cfg.model = demo_cfg.model.architecture
-    demo_cfg.custom_hooks = []
-    demo_cfg.optim_wrapper.pop('paramwise_cfg')
-    assert check(demo_cfg) == []
-
-
-def test_a_config_without_the_hook_is_checked_all_the_same(demo_cfg):
-    del demo_cfg.default_hooks['preflight']
-    assert len(check(demo_cfg)) == 4
 
 
 @pytest.mark.parametrize(
@@ -194,21 +166,29 @@ def test_a_resume_with_classes_renamed_is_refused(demo_cfg):
         Runner.from_cfg(demo_cfg).train()
 
 
-@pytest.mark.slow
-def test_the_tool_says_ready_or_why_not(root, digits_options, teacher_ckpt):
-    def run(*options):
-        return subprocess.run(
-            [sys.executable, 'tools/check.py', CTKD, '--cfg-options', *options],
-            cwd=root,
-            capture_output=True,
-            text=True,
-        )
+def test_weights_of_another_model_are_refused_by_an_evaluation(demo_cfg, tmp_path):
+    runner = Runner.from_cfg(demo_cfg)
+    weights = runner.model.student.state_dict()  # as an extracted student's
+    for lost in (0, 1):
+        save_checkpoint(dict(state_dict=weights, meta={}), f'{tmp_path}/{lost}.pth')
+        with pytest.raises(ValueError, match=f'{len(lost_of(runner, weights))} of'):
+            runner.load_checkpoint(f'{tmp_path}/{lost}.pth')
+        weights = runner.model.state_dict()
+        weights.pop('architecture.rpn_head.rpn_cls.weight')
 
-    teacher = f'model.teacher_ckpt={teacher_ckpt}'
-    good = run(*digits_options, teacher)
-    assert good.returncode == 0, good.stderr
-    assert good.stdout.splitlines()[-1] == f'{CTKD} is ready to train'
-    bad = run(*digits_options, teacher, 'model.loss_kd.temperature.tau_range=-1')
-    assert bad.returncode == 1
-    (line,) = [line for line in bad.stderr.splitlines() if 'cannot train' in line]
-    assert 'tau_range must be > 0 and finite, got -1' in line
+
+def lost_of(runner: Runner, weights: dict) -> list[str]:
+    names = [n for n in runner.model.state_dict() if 'num_batches_tracked' not in n]
+    return [name for name in names if name not in weights]
+
+
+def test_training_may_start_from_a_part_but_not_from_nothing(demo_cfg, tmp_path):
+    weights = Runner.from_cfg(demo_cfg).model.state_dict()
+    demo_cfg.load_from = f'{tmp_path}/start.pth'
+    weights.pop('architecture.rpn_head.rpn_cls.weight')
+    save_checkpoint(dict(state_dict=weights, meta={}), demo_cfg.load_from)
+    assert len(check(demo_cfg)) == 4
+    weights = {f'backbone.{name}': value for name, value in weights.items()}
+    save_checkpoint(dict(state_dict=weights, meta={}), demo_cfg.load_from)
+    with pytest.raises(ValueError, match=r'start.pth: .* file has backbone'):
+        check(demo_cfg)

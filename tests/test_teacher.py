@@ -126,6 +126,8 @@ def test_no_module_tree_carries_the_teacher(ctkd_cfg):
     assert copy.deepcopy(model).teacher is model.teacher  # as an EMA copy
 
 
-def test_the_teacher_moves_with_the_model(ctkd_cfg):
+def test_the_teacher_moves_with_the_model_and_not_with_its_copies(ctkd_cfg):
     model = MODELS.build(ctkd_cfg).double()
+    assert all(p.dtype == torch.float64 for p in model.teacher.parameters())
+    copy.deepcopy(model).float()
     assert all(p.dtype == torch.float64 for p in model.teacher.parameters())

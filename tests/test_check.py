@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ctkd_mm.check import check
+
+CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
+
+
+def test_a_sound_config_is_reported_and_leaves_nothing_behind(demo_cfg, teacher_ckpt):
+    before = demo_cfg.to_dict()
+    report = check(demo_cfg)
+    assert report[0].startswith(f'teacher_ckpt {teacher_ckpt}, weights sha256 ')
+    assert report[1] == (
+        '10 classes, the same in teacher_ckpt, train_dataloader.dataset, '
+        'val_dataloader.dataset'
+    )
+    assert report[2] == (
+        'architecture: RoIs from levels of strides [4, 8, 16, 32], 11 logits each'
+    )
+    assert not Path(demo_cfg.work_dir).exists()
+    assert demo_cfg.to_dict() == before
+
+
+def test_a_plain_detector_is_checked_too(demo_cfg):
+    demo_cfg.model = demo_cfg.model.architecture
+    demo_cfg.custom_hooks = []
+    demo_cfg.optim_wrapper.pop('paramwise_cfg')
+    assert check(demo_cfg) == []
+
+
+def test_a_config_without_the_hook_is_checked_all_the_same(demo_cfg):
+    del demo_cfg.default_hooks['preflight']
+    assert len(check(demo_cfg)) == 4
+
+
+def test_signals_keep_their_meaning(demo_cfg):
+    check(demo_cfg)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.slow
+def test_the_tool_says_ready_or_why_not(root, digits_options, teacher_ckpt):
+    def run(*options):
+        return subprocess.run(
+            [sys.executable, 'tools/check.py', CTKD, '--cfg-options', *options],
+            cwd=root,
+            capture_output=True,
+            text=True,
+        )
+
+    teacher = f'model.teacher_ckpt={teacher_ckpt}'
+    good = run(*digits_options, teacher)
+    assert good.returncode == 0, good.stderr
+    assert good.stdout.splitlines()[-1] == f'{CTKD} is ready to train'
+    bad = run(*digits_options, teacher, 'model.loss_kd.temperature.tau_range=-1')
+    assert bad.returncode == 1
+    (line,) = [line for line in bad.stderr.splitlines() if 'cannot train' in line]
+    assert 'tau_range must be > 0 and finite, got -1' in line
