@@ -41,6 +41,8 @@ def test_the_readmes_own_pair_builds(root, tmp_path):
         loss_neck='PKDLoss', loss_kd='CTKDLoss'
     )
     assert 'loss_kd.temperature' in cfg.optim_wrapper.paramwise_cfg.custom_keys
+    assert cfg.default_hooks.preflight.type == 'ctkd_mm.PreflightHook'
+    assert cfg.train_cfg.type == 'ctkd_mm.ResumableEpochBasedTrainLoop'
 
 
 def test_the_readmes_loop_trains_student_and_temperature(root):
