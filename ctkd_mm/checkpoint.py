@@ -135,8 +135,9 @@ class AtomicCheckpointHook(CheckpointHook):
             runner.logger.info(f'Saved {self.last_ckpt}, {size:.1f} MB')
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        with self._removals_last():
-            super()._save_best_checkpoint(runner, metrics)
+        if self.save_best:
+            with self._removals_last():
+                super()._save_best_checkpoint(runner, metrics)
 
     @contextmanager
     def _removals_last(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -139,5 +140,27 @@ def _run_mmdet_tool(name: str, argv: Argv) -> None:
             'reinstall it from a wheel, or run "mim install mmdet"'
         )
     sys.argv = [name, *(sys.argv[1:] if argv is None else argv)]
-    adapt_to_host(tool)
-    runpy.run_path(str(tool), run_name='__main__')
+    args = adapt_to_host(tool)
+    try:
+        runpy.run_path(str(tool), run_name='__main__')
+    except Exception as error:
+        with suppress(Exception):  # the config itself may be what is wrong
+            _explain(error, args)
+        raise
+
+
+def _explain(error: Exception, args: argparse.Namespace) -> None:
+    """Add the keys of the config that an error is about."""
+    from mmengine.config import Config
+
+    from .explain import explain
+
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    explanation = explain(error, cfg)
+    if explanation == str(error):
+        return
+    if sys.version_info >= (3, 11):
+        error.add_note(explanation)  # the traceback ends with it
+    else:
+        print(explanation, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Launchers and ``--amp`` of MMDetection's tools on hosts without an accelerator."""
+"""Launchers and ``--amp`` of MMDetection's tools, on CPUs and GPUs alike."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import runpy
 import subprocess
 import sys
+import time
+from argparse import Namespace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,20 +17,23 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 
-def adapt_to_host(tool: Path) -> None:
+def adapt_to_host(tool: Path) -> Namespace:
     """Make a tool of MMDetection, about to run with ``sys.argv``, work on this host.
 
-    Where there is an accelerator only Slurm's port is chosen, unless ``MASTER_PORT``
-    is set: MMEngine has one port for all jobs. On other hosts, where MMEngine's
-    launchers and ``AmpOptimWrapper`` fail,
-
-    - ``--launcher pytorch|slurm`` makes the process group here, with gloo, and adds
+    - Under Slurm a port is chosen, unless ``MASTER_PORT`` is set: MMEngine has one for
+      all jobs.
+    - ``--amp`` becomes ``--cfg-options`` for :mod:`ctkd_mm.amp`: MMEngine's own wrapper
+      refuses CPUs, and mmcv's operators bfloat16.
+    - On hosts without an accelerator, where MMEngine's launchers fail, ``--launcher
+      pytorch|slurm`` makes the process group here, with gloo, and adds
       ``--cfg-options`` that wrap the model for a CPU; a ``model_wrapper_cfg`` and
-      ``find_unused_parameters`` of the user's stay in force;
-    - ``--amp`` becomes ``--cfg-options`` for :class:`ctkd_mm.amp.CPUAmpOptimWrapper`.
+      ``find_unused_parameters`` of the user's stay in force.
 
     Args:
         tool: Path of MMDetection's ``train.py`` or ``test.py``.
+
+    Returns:
+        The tool's arguments, as they were.
 
     Raises:
         KeyError, ValueError: If a variable that the launcher sets is not in the
@@ -40,10 +45,9 @@ def adapt_to_host(tool: Path) -> None:
     args = runpy.run_path(str(tool))['parse_args']()
     if args.launcher == 'slurm':
         os.environ.setdefault('MASTER_PORT', str(_slurm_port()))
-    if get_device() != 'cpu':
-        return
     options = []
-    if args.launcher in ('pytorch', 'slurm'):
+    on_cpu = get_device() == 'cpu'
+    if on_cpu and args.launcher in ('pytorch', 'slurm'):
         config = Config.fromfile(args.config)
         config.merge_from_dict(args.cfg_options or {})
         _init_gloo(args.launcher, config)
@@ -51,11 +55,23 @@ def adapt_to_host(tool: Path) -> None:
     if getattr(args, 'amp', False):
         sys.argv = [word for word in sys.argv if word not in ('--amp', '--am')]
         options += [
-            'optim_wrapper.type=ctkd_mm.CPUAmpOptimWrapper',
+            f'optim_wrapper.type=ctkd_mm.{"CPU" * on_cpu}AmpOptimWrapper',
             'optim_wrapper.loss_scale=dynamic',
         ]
     if options:
         sys.argv += ['--cfg-options', *options]
+    return args
+
+
+def leave_group() -> None:
+    """Leave the process group of gloo at the end of a process.
+
+    Gloo's threads drop the last tensors some time after a collective is over, for which
+    they need the interpreter. If it is gone by then, the process aborts with another
+    exit code than its own.
+    """
+    torch.distributed.destroy_process_group()
+    time.sleep(0.2)
 
 
 def _slurm_port() -> int:
@@ -75,8 +91,7 @@ def _init_gloo(launcher: str, config: Config) -> None:
     dist_cfg = config.get('env_cfg', {}).get('dist_cfg', {})
     timeout = timedelta(seconds=dist_cfg.get('timeout', 1800))
     torch.distributed.init_process_group('gloo', timeout=timeout)
-    # Its threads abort the process now and then when they outlive the interpreter.
-    atexit.register(torch.distributed.destroy_process_group)
+    atexit.register(leave_group)
 
 
 def _wrapper_options(config: Config) -> list[str]:

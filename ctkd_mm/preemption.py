@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, barrier, is_distributed, is_main_process
+from mmengine.dist import (
+    all_reduce,
+    barrier,
+    get_world_size,
+    is_distributed,
+    is_main_process,
+)
 from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -97,7 +103,7 @@ class PreemptionHook(Hook):
         Raises:
             SystemExit: With code 75, in every process.
         """
-        if not self._training or not self._agree():
+        if not self._training or not _is_common(runner, batch_idx) or not self._agree():
             return
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
@@ -141,10 +147,11 @@ class PreemptionHook(Hook):
         )
         if is_main_process():
             write_atomically(path.with_name('last_checkpoint'), str(path).encode())
-        runner.logger.info(
-            f'Told to stop: saved {path} after {iteration} iterations, exiting with '
-            f'code {EXIT_CODE}. --resume continues from it'
-        )
+            size = path.stat().st_size / 1e6
+            runner.logger.info(
+                f'Told to stop: saved {path}, {size:.1f} MB, after {iteration} '
+                f'iterations; exiting with code {EXIT_CODE}. --resume continues from it'
+            )
         # A launcher ends all when the first has exited: not before the save.
         barrier(self._group)
         for signum in self._handlers:
@@ -158,6 +165,15 @@ def _updated(runner: Runner) -> bool:
     if not isinstance(wrappers, OptimWrapperDict):
         return wrappers.should_update()
     return all(wrapper.should_update() for wrapper in wrappers.values())
+
+
+def _is_common(runner: Runner, batch_idx: int) -> bool:
+    """Whether every process validates a batch of this number: all must be asked."""
+    loader = runner.val_dataloader
+    samples = len(loader.dataset) // get_world_size()
+    return (
+        not is_distributed() or batch_idx < samples // loader.batch_sampler.batch_size
+    )
 
 
 def _validates_next(runner: Runner) -> bool:

@@ -16,7 +16,7 @@ from digest_hook import write_config
 from mmengine.config import Config, DictAction
 from mmengine.fileio import load
 
-from ctkd_mm.launch import adapt_to_host
+from ctkd_mm.launch import adapt_to_host, leave_group
 from ctkd_mm.plot import read_scalars
 
 CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
@@ -47,7 +47,7 @@ def adapted(tmp_path, monkeypatch):
     yield adapt
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    atexit.unregister(torch.distributed.destroy_process_group)
+    atexit.unregister(leave_group)
 
 
 def test_without_launcher_and_amp_the_arguments_stay(adapted):

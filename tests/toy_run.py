@@ -138,7 +138,7 @@ def crash() -> None:
 
 
 if __name__ == '__main__':
-    import ctkd_mm  # noqa: F401
+    from ctkd_mm.launch import leave_group
 
     folder, *words = sys.argv[1:]
     options = dict(word.split('=') for word in words if '=' in word)
@@ -146,7 +146,7 @@ if __name__ == '__main__':
     launcher = 'pytorch' if 'WORLD_SIZE' in os.environ else 'none'
     if launcher == 'pytorch':
         torch.distributed.init_process_group('gloo')
-        atexit.register(torch.distributed.destroy_process_group)
+        atexit.register(leave_group)
 
     def wait() -> None:
         """Say that signals may come, and go on a second later."""
