@@ -232,3 +232,16 @@ def test_train_in_mixed_precision_moves_tau(root, options, tmp_path):
     lines = read_scalars(tmp_path)
     assert len(lines) == 8
     assert lines[-1]['tau'] != lines[0]['tau']
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_dist_train_over_nccl_checks_the_teacher_and_moves_tau(root, options, tmp_path):
+    expect_map = 'default_hooks.preflight.expect_map'
+    line = [CTKD, '1', '--work-dir', tmp_path, *options]
+    line += ['env_cfg.dist_cfg.backend=nccl', 'default_hooks.finite.max_skips=1']
+    line += [f'{expect_map}.{word}' for word in ('value=0', 'tol=0', 'images=2')]
+    output = call(root, 'tools/dist_train.sh', *line)
+    assert 'preflight: teacher' in output
+    lines = read_scalars(tmp_path)
+    assert lines[-1]['tau'] != lines[0]['tau']
