@@ -128,6 +128,9 @@ class FiniteHook(Hook):
             handle.remove()
         self.handles = []
 
+    # Called by the loops of ctkd_mm.resume when a training fails.
+    after_failure = after_train
+
     def _before_step(self, runner: Runner, optimizer: Any, *_: Any) -> None:
         self.stepped = True
         gradients = {

@@ -121,6 +121,9 @@ class PreemptionHook(Hook):
                 signal.signal(signum, handler)
             self._handlers = {}
 
+    # Called by the loops of ctkd_mm.resume when a training fails.
+    after_failure = after_train
+
     def _listen(self) -> None:
         def request(signum: int, frame: Any) -> None:
             self.requested = True

@@ -47,7 +47,12 @@ class _ExactResume:
             self._resume_data()
         # Stored in every checkpoint with the message hub.
         self.runner.message_hub.update_info('train_data', layout)
-        return super().run()
+        try:
+            return super().run()
+        except Exception:
+            # For hooks that changed the process; MMEngine has no such moment.
+            self.runner.call_hook('after_failure')
+            raise
 
     def _check_resume(self, layout: dict) -> None:
         before = self.runner.message_hub.get_info('train_data', layout)

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from ctkd_mm.check import check
 
@@ -39,10 +41,32 @@ def test_a_config_without_the_hook_is_checked_all_the_same(demo_cfg):
     assert len(check(demo_cfg)) == 4
 
 
+def signals() -> tuple:
+    return signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(15)
+
+
 def test_signals_keep_their_meaning(demo_cfg):
+    before = signals()
     check(demo_cfg)
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signals() == before
+
+
+def test_signals_get_it_back_after_a_training_that_failed(demo_cfg):
+    before = signals()
+    demo_cfg.val_cfg = demo_cfg.val_dataloader = demo_cfg.val_evaluator = None
+    runner = Runner.from_cfg(demo_cfg)
+    listening = []
+
+    class Failing(Hook):
+        def after_train_iter(self, *args, **kwargs):
+            listening.append(signals() != before)
+            raise KeyError
+
+    runner.register_hook(Failing())
+    with pytest.raises(KeyError):
+        runner.train()
+    assert listening == [True]
+    assert signals() == before
 
 
 @pytest.mark.slow

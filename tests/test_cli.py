@@ -13,6 +13,7 @@ from pathlib import Path
 import mmdet
 import pytest
 import torch
+from same_bits import assert_same_bits
 
 from ctkd_mm.plot import read_scalars
 
@@ -110,30 +111,13 @@ def test_a_killed_run_resumes_to_the_same_bits(root, options, trained, tmp_path)
         torch.load(folder / 'epoch_4.pth', map_location='cpu')
         for folder in (trained, tmp_path)
     )
-    assert_same(straight['state_dict'], resumed['state_dict'])
-    assert_same(straight['optimizer'], resumed['optimizer'])
+    assert_same_bits(straight['state_dict'], resumed['state_dict'])
+    assert_same_bits(straight['optimizer'], resumed['optimizer'])
     assert (
         'distiller.distill_losses.loss_kd.temperature.raw_tau' in resumed['state_dict']
     )
     for key in ('tau', 'lambda', 'loss'):
         assert read_scalars(trained)[-1][key] == read_scalars(tmp_path)[-1][key]
-
-
-def assert_same(a, b, path='') -> None:
-    """Bitwise equality of nested containers of tensors and numbers."""
-    assert type(a) is type(b), path
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert list(a) == list(b), path
-        for key in a:
-            assert_same(a[key], b[key], f'{path}.{key}')
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), path
-        for i, pair in enumerate(zip(a, b)):
-            assert_same(*pair, f'{path}[{i}]')
-    else:
-        assert a == b, path
 
 
 @pytest.mark.parametrize('method', ['ctkd', 'ctkd-instance', 'kd'])

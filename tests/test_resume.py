@@ -8,10 +8,10 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from same_bits import assert_same_bits
 
 from ctkd_mm.registry import LOOPS
 from ctkd_mm.reseed import SeededDataset
@@ -145,23 +145,7 @@ def assert_same(straight: Recorder, resumed: Recorder) -> None:
         for record in straight.iterations.values()
         for loss in record['losses'].values()
     )
-    assert_equal(straight.state, resumed.state)
-
-
-def assert_equal(a, b, path='') -> None:
-    assert type(a) is type(b), path
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert list(a) == list(b), path
-        for key in a:
-            assert_equal(a[key], b[key], f'{path}.{key}')
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), path
-        for i, pair in enumerate(zip(a, b)):
-            assert_equal(*pair, f'{path}[{i}]')
-    else:
-        assert a == b, path
+    assert_same_bits(straight.state, resumed.state)
 
 
 # What a shipped or a user's config may set, one at a time.
