@@ -39,10 +39,12 @@ def _own_signals():
 
 def raise_term() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)  # another thread may receive it, and takes its time
 
 
 def raise_usr1() -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0.2)
 
 
 def told(moment: str, number: int, action=raise_term) -> At:
