@@ -61,4 +61,4 @@ def test_one_command_measures_the_demo_pair(root, tmp_path):
     assert len(results['series']['rss_kib']) == 15
     # Gradients and activations of an iteration, if kept, are MiB.
     assert abs(results['rss_slope_kib_per_iteration']) < 500
-    assert re.search(r'slope [+-]\d+\.\d{3} \+- \d+\.\d{3} KiB', done.stdout)
+    assert re.search(r'two thirds [+-]\d+\.\d{3} \+- \d+\.\d{3} KiB', done.stdout)
