@@ -18,6 +18,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from ctkd_mm import set_lambda
+from ctkd_mm.launch import leave_group
 from ctkd_mm.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +108,7 @@ def worker(rank: int, folder: str, jobs: dict) -> None:
     dist.init_process_group('gloo', init_method=store, rank=rank, world_size=2)
     results = {name: job(rank) for name, job in jobs.items()}
     torch.save(results, f'{folder}/{rank}.pth')
-    dist.destroy_process_group()
+    leave_group()
 
 
 def on_two_ranks(folder: Path, jobs: dict) -> list[dict]:

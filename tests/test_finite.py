@@ -14,6 +14,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch.utils.data import Dataset
 
 from ctkd_mm.finite import FiniteHook
+from ctkd_mm.launch import leave_group
 from ctkd_mm.temperature import Temperature
 
 NAN, INF = math.nan, math.inf
@@ -364,7 +365,7 @@ def train_one_of_two(rank, folder, cfg, batch):
     )
     runner.train()
     torch.save(runner.model.module.state_dict(), folder / f'{rank}.pth')
-    torch.distributed.destroy_process_group()
+    leave_group()
 
 
 @pytest.mark.slow
