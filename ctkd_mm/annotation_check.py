@@ -7,12 +7,12 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from mmengine.fileio import get
 
-SHOWN = 3
+from .listing import some
+
 # What MMDetection reads of each entry.
 FIELDS = dict(
     images=('id', 'file_name', 'height', 'width'),
@@ -146,10 +146,3 @@ def _is_box(box: Any) -> bool:
 
 def _ids(annotations: list[dict], field: str) -> list[str]:
     return [f'{a[field]!r} (annotation {a["id"]!r})' for a in annotations]
-
-
-def some(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
-    return ', '.join(names[:SHOWN]) + more

@@ -12,9 +12,9 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
 
-from .annotation_check import some
 from .curriculum import CurriculumHook
 from .gradient_reversal import GradientReversal
+from .listing import some
 
 # No key of a config that MMDetection or MMRazor ships is this near to another.
 NEAR = 0.9

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .gradient_reversal import set_lambda
 from .registry import HOOKS
-from .temperature import Temperature
+from .temperature import Temperature, find_temperatures
 
 
 def cosine_curriculum(
@@ -162,8 +162,7 @@ class CurriculumHook(Hook):
 
 def _numbered_temperatures(runner: Runner) -> dict[str, Temperature]:
     """Map a log-key suffix, empty for a single one, to every temperature."""
-    modules = runner.model.named_modules()
-    found = {name: m for name, m in modules if isinstance(m, Temperature)}
+    found = find_temperatures(runner.model)
     if len(found) == 1:
         return {'': next(iter(found.values()))}
     # Numbers, not names: LogProcessor averages every key with "loss" in it.

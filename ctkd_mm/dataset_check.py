@@ -11,7 +11,8 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from .annotation_check import check_annotations, some
+from .annotation_check import check_annotations
+from .listing import some
 
 
 def check_dataset(dataset: Any, key: str) -> None:

@@ -15,7 +15,8 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
-from .annotation_check import check_annotations, some
+from .annotation_check import check_annotations
+from .listing import some
 
 
 def explain(error: Exception, cfg: Config) -> str:

@@ -13,8 +13,9 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
+from .listing import some
 from .registry import HOOKS
-from .temperature import Temperature
+from .temperature import find_temperatures
 
 ADVICE = (
     'Try a lower optim_wrapper.optimizer.lr or a longer warm-up, '
@@ -74,9 +75,7 @@ class FiniteHook(Hook):
                 losses.update({k: _mean(v) for k, v in output.items() if 'loss' in k})
 
         model = _unwrapped(runner)
-        self.temperatures = {
-            name: m for name, m in model.named_modules() if isinstance(m, Temperature)
-        }
+        self.temperatures = find_temperatures(model)
         self.handles = [model.register_forward_hook(keep_losses, with_kwargs=True)]
         for optimizer in _optimizers(runner):
             check = partial(self._before_step, runner)
@@ -118,7 +117,7 @@ class FiniteHook(Hook):
         if bad:
             raise FloatingPointError(
                 f'not saved: after {checkpoint["meta"]["iter"]} iterations these '
-                f'weights are not finite: {_listed(bad)}. '
+                f'weights are not finite: {some(bad)}. '
                 f'{_last_checkpoint(runner)}. {ADVICE}.'
             )
 
@@ -162,7 +161,7 @@ class FiniteHook(Hook):
         names = {id(p): name for name, p in _unwrapped(runner).named_parameters()}
         bad = [names.get(k, '?') for k, g in gradients.items() if _some_bad([g])]
         if bad or overflow:
-            found.append(f'gradient of {_listed(bad) if bad else "the scaled loss"}')
+            found.append(f'gradient of {some(bad) if bad else "the scaled loss"}')
         # Or only a norm is infinite: the squares of large, finite entries.
         if not self._any_process(torch.tensor(bool(found))):
             return False
@@ -238,11 +237,6 @@ def _some_bad(tensors: list[Tensor]) -> Tensor:
     if not tensors:
         return torch.tensor(False)
     return ~torch.stack([tensor.float() for tensor in tensors]).isfinite().all()
-
-
-def _listed(names: list[str]) -> str:
-    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-    return ', '.join(names[:3]) + more
 
 
 def _last_checkpoint(runner: Runner) -> str:

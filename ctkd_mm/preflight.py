@@ -193,7 +193,7 @@ def check_weights(runner: Runner, checkpoint: dict) -> None:
         ValueError: If no weight fits; on a resume or an evaluation of a
             ``RoILogitDistill``, if any is missing or of another shape.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = _unwrapped(runner)
     weights = checkpoint.get('state_dict', checkpoint)
     found = {re.sub(r'^module\.', '', k): v for k, v in weights.items()}
     own = {k: v for k, v in model.state_dict().items() if 'num_batches' not in k}
@@ -213,5 +213,9 @@ def check_weights(runner: Runner, checkpoint: dict) -> None:
 
 def _teaching(runner: Runner) -> BaseModel | None:
     """The model, out of its wrapper, if it has a teacher of ours."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = _unwrapped(runner)
     return model if hasattr(model, 'teacher_sha256') else None
+
+
+def _unwrapped(runner: Runner) -> BaseModel:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

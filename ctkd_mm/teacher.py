@@ -14,6 +14,8 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from .listing import some
+
 # What BatchNorm counts but no evaluation reads; files older than it lack it.
 TOLERATED = (r'num_batches_tracked$',)
 SHOWN = 5
@@ -76,7 +78,7 @@ def load_teacher(
     for what, keys in _load_matching(teacher, weights).items():
         bad = [key for key in keys if not any(t.search(key) for t in tolerated)]
         if bad:
-            problems.append(f'{len(bad)} {what}: {_first(bad)}')
+            problems.append(f'{len(bad)} {what}: {some(bad, SHOWN)}')
     if problems:
         raise ValueError(
             f'teacher_ckpt={teacher_ckpt!r} does not fit the teacher '
@@ -162,11 +164,6 @@ def _load_matching(teacher: nn.Module, weights: dict) -> dict[str, list[str]]:
         'unexpected': list(keys.unexpected_keys),
         'of another shape': misshaped,
     }
-
-
-def _first(keys: Sequence[str]) -> str:
-    more = f' and {len(keys) - SHOWN} more' if len(keys) > SHOWN else ''
-    return ', '.join(keys[:SHOWN]) + more
 
 
 def _advice(weights: Iterable[str]) -> str:

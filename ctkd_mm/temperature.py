@@ -77,6 +77,19 @@ class Temperature(nn.Module):
         return tau
 
 
+def find_temperatures(model: nn.Module) -> dict[str, Temperature]:
+    """Find every learnable temperature in a model, by its path there.
+
+    Args:
+        model: Any module, wrapped or not.
+
+    Returns:
+        The temperatures, in the order of the modules.
+    """
+    modules = model.named_modules()
+    return {name: module for name, module in modules if isinstance(module, Temperature)}
+
+
 @MODELS.register_module()
 class GlobalTemperature(Temperature):
     """One learnable temperature for all samples.

@@ -161,6 +161,14 @@ def test_the_teacher_is_named_and_not_stored(demo_cfg, teacher_ckpt):
     assert path.stat().st_size < 3 * 4 * student + 1_000_000
 
 
+def resumed_from(cfg: Config) -> str:
+    """What --resume would load, once the hook has seen the folder."""
+    runner = Runner.from_cfg(cfg)
+    (hook,) = (h for h in runner.hooks if isinstance(h, AtomicCheckpointHook))
+    hook.before_run(runner)
+    return find_latest_checkpoint(cfg.work_dir)
+
+
 @pytest.mark.parametrize('named', [None, '', 'gone.pth'])
 def test_a_broken_last_checkpoint_is_mended(demo_cfg, named):
     work_dir = Path(demo_cfg.work_dir)
@@ -171,10 +179,7 @@ def test_a_broken_last_checkpoint_is_mended(demo_cfg, named):
         os.utime(work_dir / name, (i, i))
     if named is not None:
         (work_dir / 'last_checkpoint').write_text(named)
-    runner = Runner.from_cfg(demo_cfg)
-    (hook,) = (h for h in runner.hooks if isinstance(h, AtomicCheckpointHook))
-    hook.before_run(runner)
-    assert find_latest_checkpoint(str(work_dir)) == str(work_dir / 'epoch_10.pth')
+    assert resumed_from(demo_cfg) == str(work_dir / 'epoch_10.pth')
 
 
 def test_in_a_moved_folder_the_named_checkpoint_is_found(demo_cfg):
@@ -184,10 +189,7 @@ def test_in_a_moved_folder_the_named_checkpoint_is_found(demo_cfg):
         (work_dir / name).write_bytes(b'')
         os.utime(work_dir / name, (i, i))
     (work_dir / 'last_checkpoint').write_text('/where/it/was/epoch_2.pth')
-    runner = Runner.from_cfg(demo_cfg)
-    (hook,) = (h for h in runner.hooks if isinstance(h, AtomicCheckpointHook))
-    hook.before_run(runner)
-    assert find_latest_checkpoint(str(work_dir)) == str(work_dir / 'epoch_2.pth')
+    assert resumed_from(demo_cfg) == str(work_dir / 'epoch_2.pth')
 
 
 def test_a_sound_last_checkpoint_is_left_alone(demo_cfg):
@@ -196,10 +198,7 @@ def test_a_sound_last_checkpoint_is_left_alone(demo_cfg):
     for name in ('epoch_1.pth', 'epoch_2.pth'):
         (work_dir / name).write_bytes(b'')
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
-    runner = Runner.from_cfg(demo_cfg)
-    (hook,) = (h for h in runner.hooks if isinstance(h, AtomicCheckpointHook))
-    hook.before_run(runner)
-    assert find_latest_checkpoint(str(work_dir)).endswith('epoch_1.pth')
+    assert resumed_from(demo_cfg).endswith('epoch_1.pth')
 
 
 def test_a_remote_folder_keeps_mmengines_backend():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import mmdet
+import programs
 import pytest
 import torch
 from digest_hook import write_config
@@ -172,17 +172,7 @@ def call(root: Path, *line) -> str:
         PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
         PYTHONPATH=f'{root}:{HERE}',
     )
-    done = subprocess.run(
-        [str(word) for word in line],
-        cwd=root,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
-    return done.stdout
+    return programs.call(root, env, *line)
 
 
 @pytest.fixture(scope='module')

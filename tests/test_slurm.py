@@ -15,6 +15,7 @@ import pytest
 import torch
 from digest_hook import write_config
 from mmengine.fileio import load
+from programs import call
 
 from ctkd_mm.preemption import EXIT_CODE
 
@@ -74,20 +75,6 @@ def config(root, digits_options, teacher_ckpt, tmp_path_factory) -> list:
         'default_hooks.logger.interval=1',
         'default_hooks.checkpoint.interval=5',
     ]
-
-
-def call(root: Path, env: dict, *line) -> str:
-    done = subprocess.run(
-        [str(word) for word in line],
-        cwd=root,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
-    return done.stdout
 
 
 @pytest.fixture(scope='module')
