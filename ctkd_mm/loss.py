@@ -10,6 +10,52 @@ from torch import Tensor, nn
 from .registry import MODELS
 
 
+def tempered_logits(
+    preds_S: Tensor, preds_T: Tensor, tau: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Divide both models' logits by their temperatures.
+
+    Args:
+        preds_S: Student class logits, (N, C).
+        preds_T: Teacher class logits, (N, C); no gradient flows into them.
+        tau: Temperature, > 0: (1,), (N, 1), or (N, 2) for one of the student and
+            one of the teacher.
+
+    Returns:
+        ``preds_S / tau_S`` and ``preds_T / tau_T``, (N, C), and the factor
+        ``tau_S * tau_T``, (1,) or (N, 1), by which a loss keeps its gradient's size
+        at any temperature.
+
+    Raises:
+        ValueError: If the logits differ in shape or are not two-dimensional, or
+            tau has none of these shapes.
+
+    Source: G. Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015,
+    section 2 for tau²; CTKD, arXiv 2211.16231, with its gradient in tau.
+    """
+    if preds_S.ndim != 2 or preds_S.shape != preds_T.shape:
+        raise ValueError(
+            'student and teacher logits must share one shape (N, C), got student '
+            f'{tuple(preds_S.shape)} and teacher {tuple(preds_T.shape)}'
+        )
+    num_rows = preds_S.size(0)
+    if tau.shape not in ((1,), (num_rows, 1), (num_rows, 2)):
+        raise ValueError(
+            f'tau must have shape (1,), ({num_rows}, 1) or ({num_rows}, 2), got '
+            f'{tuple(tau.shape)}'
+        )
+    tau_S, tau_T = tau[..., :1], tau[..., -1:]
+    return preds_S / tau_S, preds_T.detach() / tau_T, tau_S * tau_T
+
+
+def tempered_log_probs(
+    preds_S: Tensor, preds_T: Tensor, tau: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-softmax of :func:`tempered_logits` along the classes, and its factor."""
+    logits_S, logits_T, scale = tempered_logits(preds_S, preds_T, tau)
+    return logits_S.log_softmax(dim=1), logits_T.log_softmax(dim=1), scale
+
+
 def kd_kl_div(preds_S: Tensor, preds_T: Tensor, tau: Tensor) -> Tensor:
     """Temperature-scaled KL divergence, averaged over RoIs.
 
@@ -22,38 +68,35 @@ def kd_kl_div(preds_S: Tensor, preds_T: Tensor, tau: Tensor) -> Tensor:
     Args:
         preds_S: Student class logits, (N, C), background included.
         preds_T: Teacher class logits, (N, C); no gradient flows into them.
-        tau: Temperature, > 0, (1,) or (N, 1).
+        tau: Temperature, > 0, (1,) or (N, 1); for two temperatures, (N, 2), see
+            :func:`tempered_logits`.
 
     Returns:
         Scalar: mean over rows of tau² · KL, in nats. Zero (with a graph) when N
         is 0.
 
     Raises:
-        ValueError: If the logits differ in shape or are not two-dimensional, or
-            tau fits neither form.
+        ValueError: See :func:`tempered_logits`.
 
     Source: CTKD, arXiv 2211.16231; the reduction is that of MMRazor's
     ``KLDivergence`` ('batchmean').
     """
-    if preds_S.ndim != 2 or preds_S.shape != preds_T.shape:
-        raise ValueError(
-            'student and teacher logits must share one shape (N, C), got student '
-            f'{tuple(preds_S.shape)} and teacher {tuple(preds_T.shape)}'
-        )
-    num_rois = preds_S.size(0)
-    if tau.shape not in ((1,), (num_rois, 1)):
-        raise ValueError(
-            f'tau must have shape (1,) or ({num_rois}, 1), got {tuple(tau.shape)}'
-        )
-    log_S = torch.log_softmax(preds_S / tau, dim=1)
-    log_T = torch.log_softmax(preds_T.detach() / tau, dim=1)
-    kl = (log_T.exp() * (log_T - log_S)).sum(dim=1, keepdim=True)
-    return (tau.square() * kl).sum() / max(num_rois, 1)
+    log_S, log_T, scale = tempered_log_probs(preds_S, preds_T, tau)
+    return (scale * kl_div(log_S, log_T)).sum() / max(preds_S.size(0), 1)
 
 
-@MODELS.register_module()
-class CTKDLoss(nn.Module):
-    """:func:`kd_kl_div` at a learnable temperature.
+def kl_div(log_S: Tensor, log_T: Tensor) -> Tensor:
+    """KL(p_T ‖ p_S) of each row, (N, 1), from log-probabilities, (N, C)."""
+    return (log_T.exp() * (log_T - log_S)).sum(dim=1, keepdim=True)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Widen half precision; the sums of a loss lose too much in it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class SoftLoss(nn.Module):
+    """What every loss at a learnable temperature shares; :meth:`divergence` differs.
 
     Computed in float32 (or float64 as given) also inside autocast: in half
     precision the sum over classes and tau² lose the small divergences that the
@@ -67,15 +110,6 @@ class CTKDLoss(nn.Module):
 
     Raises:
         ValueError: If ``loss_weight`` is negative.
-
-    Source: CTKD, arXiv 2211.16231. Called as MMRazor's ``KLDivergence``, so either can
-    stand in ``loss_kd``.
-
-    Example:
-        >>> loss_kd = CTKDLoss(dict(type='ctkd_mm.GlobalTemperature'))
-        >>> preds = torch.randn(8, 81)
-        >>> loss_kd(preds, preds).item()
-        0.0
     """
 
     def __init__(self, temperature: nn.Module | dict, loss_weight: float = 1.0) -> None:
@@ -90,18 +124,45 @@ class CTKDLoss(nn.Module):
         self.temperature = temperature
         self.loss_weight = loss_weight
 
+    def weighted(self, preds_S: Tensor, preds_T: Tensor, *args: Tensor) -> Tensor:
+        """Return the weighted loss, a scalar, for logits of (N, C)."""
+        preds_T = preds_T.detach()
+        with torch.autocast(preds_S.device.type, enabled=False):
+            preds_S, preds_T = at_least_float32(preds_S), at_least_float32(preds_T)
+            tau = self.temperature(preds_S, preds_T)
+            return self.loss_weight * self.divergence(preds_S, preds_T, tau, *args)
+
+    def divergence(
+        self, preds_S: Tensor, preds_T: Tensor, tau: Tensor, *args: Tensor
+    ) -> Tensor:
+        """Return the loss at ``tau``, a scalar, without its weight."""
+        raise NotImplementedError
+
+
+@MODELS.register_module()
+class CTKDLoss(SoftLoss):
+    """:func:`kd_kl_div` at a learnable temperature.
+
+    Args: see :class:`SoftLoss`.
+
+    Source: CTKD, arXiv 2211.16231. Called as MMRazor's ``KLDivergence``, so either can
+    stand in ``loss_kd``.
+
+    Example:
+        >>> loss_kd = CTKDLoss(dict(type='ctkd_mm.GlobalTemperature'))
+        >>> preds = torch.randn(8, 81)
+        >>> loss_kd(preds, preds).item()
+        0.0
+    """
+
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Return the weighted loss, a scalar, for logits of (N, C).
 
         Raises:
-            ValueError: If the two shapes differ; see :func:`kd_kl_div`.
+            ValueError: If the two shapes differ; see :func:`tempered_logits`.
         """
-        preds_T = preds_T.detach()
-        with torch.autocast(preds_S.device.type, enabled=False):
-            preds_S, preds_T = _at_least_float32(preds_S), _at_least_float32(preds_T)
-            tau = self.temperature(preds_S, preds_T)
-            return self.loss_weight * kd_kl_div(preds_S, preds_T, tau)
+        return self.weighted(preds_S, preds_T)
 
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+    def divergence(self, preds_S: Tensor, preds_T: Tensor, tau: Tensor) -> Tensor:
+        """Return :func:`kd_kl_div`."""
+        return kd_kl_div(preds_S, preds_T, tau)

@@ -151,7 +151,7 @@ def test_shape_mismatch_names_both():
 
 
 def test_wrong_tau_shape_is_refused():
-    with pytest.raises(ValueError, match=r'\(1,\) or \(2, 1\), got \(2,\)'):
+    with pytest.raises(ValueError, match=r'\(2, 1\) or \(2, 2\), got \(2,\)'):
         kd_kl_div(torch.zeros(2, 5), torch.zeros(2, 5), torch.ones(2))
 
 
