@@ -1,17 +1,42 @@
-"""The curriculum: lambda, the temperature's strength, grows with progress."""
+"""What changes with training progress: lambda, the temperature's strength."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
 from .gradient_reversal import set_lambda
 from .registry import HOOKS
-from .temperature import Temperature, find_temperatures
+from .temperature_log import TemperatureLogHook
+
+
+def progress(epoch: int, end: int, begin: int = 0) -> float:
+    """How much of a ramp is done in the given epoch (or iteration).
+
+        clip((epoch + 1 - begin) / (end - begin), 0, 1)
+
+    Args:
+        epoch: Current epoch or iteration, counted from 0.
+        end: From epoch ``end - 1`` on, all of it.
+        begin: Before this epoch, none of it.
+
+    Returns:
+        A share, between 0 and 1.
+
+    Raises:
+        ValueError: If ``end`` is not after ``begin``.
+
+    Source: the authors' code of CTKD, whose epochs count from 1.
+    """
+    if end <= begin:
+        raise ValueError(
+            f'end must be > begin, got begin={begin}, end={end}: the ramp takes '
+            'end - begin epochs or iterations'
+        )
+    return min(max((epoch + 1 - begin) / (end - begin), 0.0), 1.0)
 
 
 def cosine_curriculum(
@@ -23,10 +48,9 @@ def cosine_curriculum(
 ) -> float:
     """Lambda in the given epoch (or iteration): an easy start, then harder.
 
-        progress = clip((epoch + 1 - begin) / (end - begin), 0, 1)
-        lambda   = lambda_min + (lambda_max - lambda_min) (1 - cos(pi progress)) / 2
+        lambda = lambda_min + (lambda_max - lambda_min) (1 - cos(pi progress)) / 2
 
-    A pure function of progress, so a resumed run needs no stored state.
+    A pure function of :func:`progress`, so a resumed run needs no stored state.
 
     Args:
         epoch: Current epoch or iteration, counted from 0.
@@ -41,35 +65,68 @@ def cosine_curriculum(
     Raises:
         ValueError: If ``end`` is not after ``begin``.
 
-    Source: CTKD, arXiv 2211.16231, and the authors' code, whose epochs count
-    from 1 and whose lambda carries the minus that :class:`GradientReversal` has here.
+    Source: CTKD, arXiv 2211.16231, and the authors' code, whose lambda carries the
+    minus that :class:`GradientReversal` has here.
 
     Example:
         >>> [round(cosine_curriculum(epoch, end=5), 4) for epoch in range(6)]
         [0.0955, 0.3455, 0.6545, 0.9045, 1.0, 1.0]
     """
-    if end <= begin:
-        raise ValueError(
-            f'end must be > begin, got begin={begin}, end={end}: the ramp from '
-            'lambda_min to lambda_max takes end - begin epochs or iterations'
-        )
-    progress = min(max((epoch + 1 - begin) / (end - begin), 0.0), 1.0)
-    ramp = (1 - math.cos(math.pi * progress)) / 2
+    ramp = (1 - math.cos(math.pi * progress(epoch, end, begin))) / 2
     return lambda_min + (lambda_max - lambda_min) * ramp
 
 
-@HOOKS.register_module()
-class CurriculumHook(Hook):
-    """Sets lambda in the whole model by :func:`cosine_curriculum` and logs tau.
+class RampHook(TemperatureLogHook):
+    """What every hook shares that sets something from progress; :meth:`set` differs.
 
-    Works wherever the loss sits in the model and under wrappers. Writes
-    ``train/lambda`` and ``train/tau`` into the message hub whenever the
-    ``LoggerHook`` is about to read it, and ``train/tau_min`` and ``train/tau_max``
-    too for a temperature with a value for each sample; so the console, the JSON log
-    and TensorBoard show them, and no other iteration waits for the device. With
-    several temperatures in the model the keys are numbered, and the log says at the
-    start which is which. What is logged is the first process's tau; a temperature of
-    your own is logged if it extends :class:`ctkd_mm.temperature.Temperature`.
+    Args:
+        end: End of the ramp, in epochs or iterations.
+        begin: Start of the ramp.
+        by_epoch: Whether ``begin`` and ``end`` count epochs (the paper) or
+            iterations.
+
+    Raises:
+        ValueError: If the range is empty; before training, if ``by_epoch`` does not
+            fit the training loop.
+    """
+
+    def __init__(self, end: int, begin: int = 0, by_epoch: bool = True) -> None:
+        progress(0, end, begin)  # refuses an empty range at build time
+        self.end = end
+        self.begin = begin
+        self.by_epoch = by_epoch
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that progress can be counted."""
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError(
+                f'{type(self).__name__}(by_epoch=True) needs an epoch-based train_cfg, '
+                'got IterBasedTrainLoop: set by_epoch=False and give end in iterations'
+            )
+        super().before_train(runner)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Set what the epoch wants."""
+        if self.by_epoch:
+            self.set(runner, runner.epoch)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Set what the iteration wants."""
+        if not self.by_epoch:
+            self.set(runner, runner.iter)
+
+    def set(self, runner: Runner, epoch: int) -> None:
+        """Set it for an epoch (or iteration), counted from 0."""
+        raise NotImplementedError
+
+
+@HOOKS.register_module()
+class CurriculumHook(RampHook):
+    """Sets lambda in the whole model by :func:`cosine_curriculum` and logs it with tau.
+
+    Writes ``train/lambda`` beside what :class:`TemperatureLogHook` writes.
 
     Args:
         end: End of the ramp, in epochs or iterations.
@@ -87,8 +144,6 @@ class CurriculumHook(Hook):
     Source: CTKD, arXiv 2211.16231; extends :class:`mmengine.hooks.Hook`.
     """
 
-    priority = 'NORMAL'
-
     def __init__(
         self,
         end: int,
@@ -103,77 +158,23 @@ class CurriculumHook(Hook):
                 f'carries the minus), got lambda_min={lambda_min}, '
                 f'lambda_max={lambda_max}'
             )
-        cosine_curriculum(0, end, begin)  # refuses an empty range at build time
-        self.by_epoch = by_epoch
-        self.schedule = dict(
-            end=end, begin=begin, lambda_min=lambda_min, lambda_max=lambda_max
-        )
+        super().__init__(end, begin, by_epoch)
+        self.bounds = dict(lambda_min=lambda_min, lambda_max=lambda_max)
 
     def before_train(self, runner: Runner) -> None:
         """Check that there is something to set, and find what to log."""
-        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
-            raise ValueError(
-                'CurriculumHook(by_epoch=True) needs an epoch-based train_cfg, got '
-                'IterBasedTrainLoop: set by_epoch=False and give end in iterations'
-            )
-        if not set_lambda(runner.model, self.schedule['lambda_min']):
+        super().before_train(runner)
+        if not set_lambda(runner.model, self.bounds['lambda_min']):
             raise RuntimeError(
                 'CurriculumHook found no GradientReversal in the model: give loss_kd a '
                 "learnable temperature (type='ctkd_mm.CTKDLoss'), or drop the hook"
             )
-        self.temperatures = _numbered_temperatures(runner)
-        self.log_interval = next(
-            (h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 1
-        )
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Set lambda for the epoch."""
-        if self.by_epoch:
-            self._set(runner, runner.epoch)
-
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None
-    ) -> None:
-        """Set lambda for the iteration."""
-        if not self.by_epoch:
-            self._set(runner, runner.iter)
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
-        """Hand lambda and tau to the message hub when they will be read."""
-        last = self.end_of_epoch(runner.train_dataloader, batch_idx)
-        if not last and not self.every_n_inner_iters(batch_idx, self.log_interval):
-            return
-        hub = runner.message_hub
-        hub.update_scalar('train/lambda', self.lambda_)
-        for suffix, temperature in self.temperatures.items():
-            for key, value in _tau_stats(temperature.tau).items():
-                hub.update_scalar(f'train/{key}{suffix}', value)
-
-    def _set(self, runner: Runner, progress: int) -> None:
-        self.lambda_ = cosine_curriculum(progress, **self.schedule)
+    def set(self, runner: Runner, epoch: int) -> None:
+        """Set lambda."""
+        self.lambda_ = cosine_curriculum(epoch, self.end, self.begin, **self.bounds)
         set_lambda(runner.model, self.lambda_)
 
-
-def _numbered_temperatures(runner: Runner) -> dict[str, Temperature]:
-    """Map a log-key suffix, empty for a single one, to every temperature."""
-    found = find_temperatures(runner.model)
-    if len(found) == 1:
-        return {'': next(iter(found.values()))}
-    # Numbers, not names: LogProcessor averages every key with "loss" in it.
-    for i, name in enumerate(found):
-        runner.logger.info(f'tau.{i} is the temperature at {name}')
-    return {f'.{i}': module for i, module in enumerate(found.values())}
-
-
-def _tau_stats(tau: Tensor | None) -> dict[str, Tensor]:
-    if tau is None or not tau.numel():  # no RoI in this step, or none so far
-        return {}
-    if tau.ndim == 1:
-        return dict(tau=tau)
-    return dict(tau=tau.mean(), tau_min=tau.min(), tau_max=tau.max())
+    def scalars(self) -> dict[str, float | Tensor]:
+        """Lambda and every tau."""
+        return {'lambda': self.lambda_, **super().scalars()}

@@ -65,12 +65,13 @@ def plot_curriculum(runs: Sequence[PathLike], out: PathLike) -> Path:
     FigureCanvasAgg(figure)
     tau_axes, lambda_axes = figure.subplots(2, sharex=True, height_ratios=(2, 1))
     for run in runs:
-        lines = [line for line in read_scalars(run) if 'lambda' in line]
-        names = [key for key in (lines or [{}])[0] if key.split('.')[0] == 'tau']
+        lines = [line for line in read_scalars(run) if any(map(_is_tau, line))]
+        names = [key for key in (lines or [{}])[0] if _is_tau(key)]
         if not names:
             raise ValueError(
-                f'the log of {run} has no tau: it was not trained with CurriculumHook, '
-                'or its first logged iteration has not been reached'
+                f'the log of {run} has no tau: it was not trained with CurriculumHook '
+                'or TemperatureLogHook, or its first logged iteration has not been '
+                'reached'
             )
         steps = [line['step'] for line in lines]
         label = Path(run).parent.parent.name if Path(run).is_file() else Path(run).name
@@ -81,7 +82,7 @@ def plot_curriculum(runs: Sequence[PathLike], out: PathLike) -> Path:
             if low in lines[0]:
                 band = [[line.get(key) for line in lines] for key in (low, high)]
                 tau_axes.fill_between(steps, *band, alpha=0.2)
-        lambda_axes.plot(steps, [line['lambda'] for line in lines])
+        lambda_axes.plot(steps, [line.get('lambda') for line in lines])
     tau_axes.set_ylabel('temperature')
     tau_axes.legend()
     lambda_axes.set_ylabel('lambda')
@@ -92,3 +93,7 @@ def plot_curriculum(runs: Sequence[PathLike], out: PathLike) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
     return out
+
+
+def _is_tau(key: str) -> bool:
+    return key.split('.')[0] == 'tau'

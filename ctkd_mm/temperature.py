@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from .gradient_reversal import GradientReversal
+from .policy import Policy
 from .registry import MODELS
 
 # Where the paper starts its global temperature before the sigmoid.
 PAPER_RAW_START = 1.0
 
 
-class Temperature(nn.Module):
+class Temperature(Policy):
     """What every learnable temperature shares: the range, the start, the reversal.
 
     Args:
@@ -29,9 +30,6 @@ class Temperature(nn.Module):
             (tau_init, tau_init + tau_range).
         tau_start: Initial tau, strictly inside that range. None is the paper's
             start, ``tau_init + tau_range * sigmoid(1)``: 15.62 by default.
-
-    Attributes:
-        tau: The last tau, detached, for logging; None before the first forward.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -68,13 +66,10 @@ class Temperature(nn.Module):
                 )
             self.raw_start = math.log(share / (1 - share))
         self.grl = GradientReversal()
-        self.tau: Tensor | None = None
 
     def to_tau(self, raw: Tensor) -> Tensor:
         """Map raw values of any shape to tau, through the gradient reversal."""
-        tau = self.tau_init + self.tau_range * self.grl(raw).sigmoid()
-        self.tau = tau.detach()
-        return tau
+        return self.keep(self.tau_init + self.tau_range * self.grl(raw).sigmoid())
 
 
 def find_temperatures(model: nn.Module) -> dict[str, Temperature]:

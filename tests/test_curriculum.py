@@ -4,14 +4,12 @@ import math
 
 import pytest
 import torch
-from mmengine.model import BaseModel, MMDistributedDataParallel
-from mmengine.runner import Runner
-from torch.utils.data import Dataset
+from logit_run import Distilled, make_runner
+from mmengine.model import MMDistributedDataParallel
 
 from ctkd_mm import (
     CTKDLoss,
     GlobalTemperature,
-    GradientReversal,
     InstanceTemperature,
     cosine_curriculum,
 )
@@ -44,65 +42,6 @@ def test_empty_range_is_refused():
 def test_a_negative_or_infinite_lambda_is_refused(key, value):
     with pytest.raises(ValueError, match=f'must be >= 0 .* {key}={value}'):
         CurriculumHook(end=3, **{key: value})
-
-
-class Logits(Dataset):
-    metainfo = {}
-
-    def __len__(self):
-        return 24
-
-    def __getitem__(self, index):
-        generator = torch.Generator().manual_seed(index)
-        return dict(inputs=torch.randn(2, 5, generator=generator))
-
-
-class Distilled(BaseModel):
-    """A linear student behind a loss somewhere deep in the model."""
-
-    def __init__(self, temperature):
-        super().__init__()
-        torch.manual_seed(0)
-        self.student = torch.nn.Linear(5, 5)
-        self.deep = torch.nn.ModuleDict(dict(loss=CTKDLoss(temperature)))
-        self.seen = []
-
-    def forward(self, inputs, mode='loss'):
-        preds_T, preds_S = inputs.unbind(1)
-        grl = next(m for m in self.modules() if isinstance(m, GradientReversal))
-        self.seen.append(grl.lambda_)
-        return dict(loss=self.deep['loss'](self.student(preds_S), preds_T))
-
-
-def make_runner(work_dir, model, hook, train_cfg=None, resume=False, **kwargs):
-    return Runner(
-        model=model,
-        work_dir=str(work_dir),
-        train_dataloader=dict(
-            batch_size=4,
-            dataset=Logits(),
-            sampler=dict(type='DefaultSampler', shuffle=False),
-            collate_fn=dict(type='default_collate'),
-        ),
-        train_cfg=train_cfg or dict(by_epoch=True, max_epochs=4),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
-        default_hooks=dict(
-            logger=dict(type='LoggerHook', interval=2),
-            checkpoint=dict(type='CheckpointHook', interval=1),
-        ),
-        custom_hooks=[hook],
-        visualizer=dict(
-            type='Visualizer',
-            vis_backends=[
-                dict(type='LocalVisBackend'),
-                dict(type='TensorboardVisBackend'),
-            ],
-        ),
-        resume=resume,
-        experiment_name=f'{work_dir.name}_{id(model)}',
-        default_scope='mmengine',
-        **kwargs,
-    )
 
 
 def hook_cfg(**kwargs):

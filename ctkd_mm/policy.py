@@ -1,0 +1,26 @@
+"""What every temperature shares: ``(preds_S, preds_T) -> tau``."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Policy(nn.Module):
+    """Remembers the last tau, for logging.
+
+    A policy's ``forward(preds_S, preds_T)`` takes class logits, (N, C), and returns
+    ``self.keep(tau)``, tau > 0: (1,) for all rows, (N, 1) for each, or (N, 2) for each
+    row and model, the student's first.
+
+    Attributes:
+        tau: The last tau, detached; None before the first forward.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tau: Tensor | None = None
+
+    def keep(self, tau: Tensor) -> Tensor:
+        """Remember tau and return it."""
+        self.tau = tau.detach()
+        return tau

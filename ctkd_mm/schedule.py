@@ -1,0 +1,137 @@
+"""Temperatures that follow training progress, with nothing learned."""
+
+from __future__ import annotations
+
+import math
+
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from .curriculum import RampHook, progress
+from .policies import check_tau
+from .policy import Policy
+from .registry import HOOKS, MODELS
+
+
+class ScheduledTemperature(Policy):
+    """What every scheduled temperature shares: the two ends; :meth:`ramp` differs.
+
+        tau = tau_begin + (tau_end - tau_begin) · ramp(progress)
+
+    ``progress`` is a plain attribute, not part of the state dict: a resumed run sets
+    it anew.
+
+    Args:
+        tau_begin: Temperature at progress 0, > 0.
+        tau_end: Temperature at progress 1, > 0.
+
+    Attributes:
+        progress: Between 0 and 1; None until :func:`set_progress` sets it.
+
+    Raises:
+        ValueError: If a temperature is not positive and finite.
+    """
+
+    def __init__(self, tau_begin: float, tau_end: float) -> None:
+        super().__init__()
+        self.tau_begin = check_tau('tau_begin', tau_begin)
+        self.tau_end = check_tau('tau_end', tau_end)
+        self.progress: float | None = None
+
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Return tau, (1,), on the student's device and in its dtype.
+
+        Raises:
+            RuntimeError: If nothing has set ``progress``.
+        """
+        if self.progress is None:
+            raise RuntimeError(
+                f'{type(self).__name__} has no progress: add '
+                "dict(type='ctkd_mm.TemperatureScheduleHook', end=5) to custom_hooks, "
+                'or call set_progress() in a loop of your own'
+            )
+        step = (self.tau_end - self.tau_begin) * self.ramp(self.progress)
+        return self.keep(preds_S.new_full((1,), self.tau_begin + step))
+
+    @staticmethod
+    def ramp(progress: float) -> float:
+        """Map progress to a share of the way from ``tau_begin`` to ``tau_end``."""
+        raise NotImplementedError
+
+
+@MODELS.register_module()
+class LinearTemperature(ScheduledTemperature):
+    """From one temperature to another in a straight line: ``ramp(p) = p``.
+
+    Args: see :class:`ScheduledTemperature`.
+
+    Source: ours, as a rival of CTKD that learns nothing. A. Jafari et al., *Annealing
+    Knowledge Distillation*, 2021, arXiv 2104.07163, lowers the temperature likewise.
+    """
+
+    @staticmethod
+    def ramp(progress: float) -> float:
+        """Return ``progress``."""
+        return progress
+
+
+@MODELS.register_module()
+class CosineTemperature(ScheduledTemperature):
+    """From one temperature to another along half a cosine.
+
+        ramp(p) = (1 - cos(pi p)) / 2
+
+    Args: see :class:`ScheduledTemperature`.
+
+    Source: ours: the ramp that CTKD, arXiv 2211.16231, gives lambda.
+    """
+
+    @staticmethod
+    def ramp(progress: float) -> float:
+        """Return the share."""
+        return (1 - math.cos(math.pi * progress)) / 2
+
+
+def set_progress(module: nn.Module, value: float) -> int:
+    """Set the progress of every scheduled temperature below a module.
+
+    Args:
+        module: Any module; a whole model or wrapped model is fine.
+        value: The new ``progress``, between 0 and 1.
+
+    Returns:
+        How many were set.
+    """
+    found = [m for m in module.modules() if isinstance(m, ScheduledTemperature)]
+    for temperature in found:
+        temperature.progress = value
+    return len(found)
+
+
+@HOOKS.register_module()
+class TemperatureScheduleHook(RampHook):
+    """Sets :func:`ctkd_mm.curriculum.progress` in the whole model and logs tau.
+
+    Args:
+        end: End of the schedule, in epochs or iterations.
+        begin: Start of the schedule.
+        by_epoch: Whether ``begin`` and ``end`` count epochs or iterations.
+
+    Raises:
+        ValueError: If the range is empty; before training, if ``by_epoch`` does not
+            fit the training loop.
+        RuntimeError: Before training, if no temperature of the model is scheduled.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that there is something to set, and find what to log."""
+        super().before_train(runner)
+        if not set_progress(runner.model, 0.0):
+            raise RuntimeError(
+                'TemperatureScheduleHook found no scheduled temperature in the model: '
+                "give loss_kd one (type='ctkd_mm.LinearTemperature'), or drop the hook"
+            )
+
+    def set(self, runner: Runner, epoch: int) -> None:
+        """Set progress."""
+        set_progress(runner.model, progress(epoch, self.end, self.begin))
