@@ -17,7 +17,8 @@ from .config_check import (
     check_top_level,
 )
 from .registry import HOOKS
-from .teacher_check import check_class_names, check_heads, evaluate_teacher
+from .stock_teacher import adopt_teacher, teacher_of
+from .teacher_check import check_class_names, evaluate_teacher
 
 
 @HOOKS.register_module()
@@ -25,12 +26,14 @@ class PreflightHook(Hook):
     """Refuses, before training, a run that would be wrong from the start.
 
     Checked are the config and the data sets (:mod:`ctkd_mm.config_check`,
-    :mod:`ctkd_mm.dataset_check`), and of a ``RoILogitDistill`` that teacher and data
-    have the same class names in the same order, that each model's feature levels have
-    the strides its RoI extractor takes them for, and that its box head gives the
-    expected logits (:mod:`ctkd_mm.teacher_check`). The teacher's weights were checked
-    when they were loaded (:func:`ctkd_mm.teacher.load_teacher`); their hash is logged,
-    stored in every checkpoint, and compared on a resume.
+    :mod:`ctkd_mm.dataset_check`), and of a distillation that teacher and data have
+    the same class names in the same order, that each model's feature levels have the
+    strides its head takes them for, and that this gives the expected logits
+    (:mod:`ctkd_mm.teacher_check`). The teacher's weights were checked when they were
+    loaded (:func:`ctkd_mm.teacher.load_teacher`); a teacher of MMRazor's or
+    MMDetection's own distillation is loaded again for it
+    (:mod:`ctkd_mm.stock_teacher`). Their hash is logged, stored in every checkpoint,
+    and compared on a resume.
 
     Args:
         expect_map: None, or ``dict(value=..., tol=..., images=K)``: evaluate the
@@ -63,6 +66,12 @@ class PreflightHook(Hook):
         self.report: list[str] = []
         self.resumed: dict[str, dict] = {}
 
+    def before_run(self, runner: Runner) -> None:
+        """Load a teacher that is not ours again, strictly."""
+        model, trains = _unwrapped(runner), isinstance(runner._train_loop, BaseLoop)
+        if trains and teacher_of(model) and not _teaching(runner):
+            adopt_teacher(model, runner.cfg.model.get('teacher_ckpt'))
+
     def before_train(self, runner: Runner) -> None:
         """Check everything; log a line for each check."""
         check_config(runner)
@@ -75,10 +84,7 @@ class PreflightHook(Hook):
                 {'teacher_ckpt': model.teacher_meta, **self.resumed},
                 _dataloaders(runner),
             ),
-            *(
-                check_heads(key, getattr(model, name))
-                for key, name in dict(architecture='student', teacher='teacher').items()
-            ),
+            *(model.check_heads() if hasattr(model, 'check_heads') else ()),
         ]
         for line in self.report:
             runner.logger.info(f'preflight: {line}')
@@ -123,7 +129,7 @@ class PreflightHook(Hook):
         identity = dict(sha256=model.teacher_sha256, images=want['images'])
         known = hub.runtime_info.get('teacher_map', {})
         if not identity.items() <= known.items():
-            metric, value = evaluate_teacher(runner, model.teacher, want['images'])
+            metric, value = evaluate_teacher(runner, teacher_of(model), want['images'])
             known = dict(**identity, metric=metric, value=value)
             hub.update_info('teacher_map', known)
         line = (

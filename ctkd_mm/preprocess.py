@@ -70,12 +70,12 @@ class PairDataPreprocessor(BaseDataPreprocessor):
     def require_equal_padding(self) -> None:
         """Raise a ValueError if the two batches, and so feature maps, differ in size.
 
-        For losses that compare feature maps.
+        For losses that compare feature maps or dense logits.
         """
         divisors = self.student.pad_size_divisor, self.teacher.pad_size_divisor
         if divisors[0] != divisors[1]:
             raise ValueError(
-                'distiller.teacher_recorders compares feature maps, whose sizes differ '
+                'feature maps or dense logits are compared, whose sizes differ '
                 f'where pad_size_divisor is {divisors[0]} in architecture and '
                 f'{divisors[1]} in teacher (data_preprocessor): make them equal'
             )
