@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from mmengine.model import BaseModel
+from torch import Tensor
 
-from . import _compat
-
-_compat.require_openmmlab()
-
-import mmrazor.models  # noqa: E402, F401  registers recorders, distillers, losses
-from mmengine.model import BaseModel  # noqa: E402
-from mmengine.structures import BaseDataElement  # noqa: E402
-from mmrazor.models.algorithms import SingleTeacherDistill  # noqa: E402
-from mmrazor.models.utils import add_prefix  # noqa: E402
-
-from .pair import build_two_stage, check_classes  # noqa: E402
-from .preprocess import PairDataPreprocessor  # noqa: E402
-from .registry import MODELS  # noqa: E402
-from .teacher import Beside, load_teacher, weights_sha256  # noqa: E402
-from .temperature import InstanceTemperature  # noqa: E402
+from .logit_distill import LogitDistill
+from .registry import MODELS
+from .teacher_check import check_roi_head
+from .two_stage import box_forward, box_head, check_classes, roi_path
 
 
 @MODELS.register_module()
-class RoILogitDistill(SingleTeacherDistill):
+class RoILogitDistill(LogitDistill):
     """The teacher scores the student's own RoIs; ``loss_kd`` compares the logits.
 
     One training step: the student's usual losses, while recorders keep the RoIs
@@ -35,47 +24,29 @@ class RoILogitDistill(SingleTeacherDistill):
     Row i of both logit matrices is the same box, foreground and background alike.
     The student's RoI head runs once; the teacher's RPN, sampler and losses never.
 
-    The teacher is frozen, stays in eval mode and sees the pixels of its own
-    ``data_preprocessor``. It stands beside the module tree: no checkpoint, optimizer,
-    DDP bucket or moving average carries it. ``init_weights()``, which ``Runner.train``
-    calls, loads it from ``teacher_ckpt``; evaluation does not need the file.
+    Faster, Mask, Cascade, Cascade Mask and Double-Head R-CNN and models with a
+    shared head (C4) can teach each other. Of a cascade one stage takes part: as the
+    student with the RoIs that reach this stage, as the teacher with its box head.
 
     Args:
-        architecture: The student, a two-stage detector with one box head: a model,
-            its config, or the path of a config file with a ``model`` in it
-            (``'mmdet::...'`` for one that MMDetection ships).
-        teacher: The teacher, with the same classes, in any of these forms. A model
-            keeps the weights that it has.
-        loss_kd: Config of a loss with ``forward(preds_S, preds_T)`` on logits of
-            (N, num_classes + 1), such as ``dict(type='ctkd_mm.CTKDLoss', ...)`` or
-            ``dict(type='mmrazor.KLDivergence', tau=1)``.
-        teacher_ckpt: Path or URL of the teacher's checkpoint, which must fit it; see
-            :func:`ctkd_mm.teacher.load_teacher`. Needed unless ``teacher`` is a
-            model.
-        distiller: Further recorders, connectors, losses and their mappings to
-            compute beside ``loss_kd``: arguments of MMRazor's
-            ``ConfigurableDistiller``.
-        data_preprocessor: None takes the student's.
-        init_cfg: See MMEngine's ``BaseModule``.
-        teacher_ignore_keys: Regular expressions of keys of weights that
-            ``teacher_ckpt`` may lack, have in addition or in another shape.
-
-    Attributes:
-        teacher: The teacher.
-        teacher_ckpt: As given.
-        teacher_sha256: Hash of its weights; None as long as it has none.
-        teacher_meta: ``meta`` of its checkpoint.
+        architecture: See :class:`ctkd_mm.logit_distill.LogitDistill`.
+        teacher: See there.
+        loss_kd: See there. The logits are (N, num_classes + 1), N the RoIs of the
+            batch; a loss with ``forward(preds_S, preds_T, labels)`` also gets the
+            labels that the student is trained with, (N,), background ``num_classes``.
+        student_stage: Which stage of a cascaded student, from 0.
+        teacher_stage: Which stage of a cascaded teacher, from 0.
+        **kwargs: See there: ``teacher_ckpt``, ``distiller``, ``teacher_ignore_keys``.
 
     Raises:
-        ValueError: If a model has no RoI head with one box head and softmax classes,
-            the numbers of classes differ, the pixels cannot be reconciled
-            (:class:`ctkd_mm.preprocess.PairDataPreprocessor`), or ``distiller``
-            claims a name used here, compares features of batches that are padded
-            differently, or asks for deliveries (they bring the teacher's data to
-            the student, but here the student runs first).
+        ValueError: If a model has no such box head with softmax classes, the numbers
+            of classes differ, and as :class:`LogitDistill`.
+        RuntimeError: While training, if the student scores RoIs of more images than
+            the batch has, as Trident R-CNN does.
 
     Source: the step of B. Zhao et al., *Decoupled Knowledge Distillation*, CVPR
-    2022, with CTKD's temperature; extends MMRazor's ``SingleTeacherDistill``.
+    2022, with CTKD's temperature. First-stage logits of unlike pairs: the settings
+    of DIST, arXiv 2205.10536, where a Cascade Mask R-CNN teaches a Faster R-CNN.
     """
 
     def __init__(
@@ -83,191 +54,96 @@ class RoILogitDistill(SingleTeacherDistill):
         architecture: BaseModel | dict | str,
         teacher: BaseModel | dict | str,
         loss_kd: dict,
-        teacher_ckpt: str | None = None,
-        distiller: dict | None = None,
-        data_preprocessor: nn.Module | dict | None = None,
-        init_cfg: dict | list[dict] | None = None,
-        teacher_ignore_keys: Sequence[str] = (),
+        student_stage: int = 0,
+        teacher_stage: int = 0,
+        **kwargs: Any,
     ) -> None:
-        has_weights = isinstance(teacher, BaseModel)
-        student = build_two_stage('architecture', architecture)
-        teacher = build_two_stage('teacher', teacher)
-        check_classes(student, teacher)
-        self._beside = Beside(teacher)
-        distiller = distiller or {}
-        super().__init__(
-            distiller=_distiller_with_loss_kd(distiller, loss_kd),
-            architecture=student,
-            teacher=teacher,
-            data_preprocessor=data_preprocessor,
-            init_cfg=init_cfg,
+        self.student_stage, self.teacher_stage = student_stage, teacher_stage
+        super().__init__(architecture, teacher, loss_kd, **kwargs)
+
+    def check_pair(self, student: BaseModel, teacher: BaseModel) -> int:
+        """Check that both score RoIs for the same softmax classes."""
+        return check_classes(
+            box_head('architecture', student, self.student_stage),
+            box_head('teacher', teacher, self.teacher_stage),
         )
-        del self._modules['teacher']
-        self.data_preprocessor = PairDataPreprocessor(
-            self.data_preprocessor, teacher.data_preprocessor
+
+    def records(self, student: BaseModel, teacher: BaseModel, labels: bool) -> dict:
+        """Record the student's RoIs and labels, and both models' class logits."""
+        head_S = roi_path(student, 'bbox_head', self.student_stage)
+        head_T = roi_path(teacher, 'bbox_head', self.teacher_stage)
+        extractor = roi_path(student, 'bbox_roi_extractor', self.student_stage)
+        student_recorders = dict(
+            rois=dict(type='mmrazor.ModuleInputs', source=extractor),
+            roi_logits=dict(type='mmrazor.ModuleOutputs', source=head_S),
         )
-        if distiller.get('teacher_recorders'):
-            self.data_preprocessor.require_equal_padding()
-        self.teacher_ckpt = teacher_ckpt
-        self.teacher_ignore_keys = teacher_ignore_keys
-        self.teacher_meta: dict = {}
-        self.teacher_sha256 = weights_sha256(teacher) if has_weights else None
-        self._check_temperatures()
-
-    @property
-    def teacher(self) -> BaseModel:
-        """The teacher, no submodule."""
-        return self._beside.model
-
-    def init_weights(self) -> None:
-        """Initialise the student as its config says; load the teacher.
-
-        Raises:
-            ValueError: If there is no ``teacher_ckpt`` or it does not fit.
-        """
-        super().init_weights()
-        if self.teacher_sha256 is not None:
-            return
-        if self.teacher_ckpt is None:
-            raise ValueError(
-                'model.teacher_ckpt is None: the teacher would be random. Give the '
-                'path or URL of the checkpoint that was trained with the config in '
-                'model.teacher'
+        # The last of a step: hard-example samplers score candidates before.
+        preds = dict(recorder='roi_logits', record_idx=-1, data_idx=0)
+        mappings = dict(
+            preds_S=dict(from_student=True, **preds),
+            preds_T=dict(from_student=False, **preds),
+        )
+        if labels:
+            source = f'{head_S}.loss_cls'
+            student_recorders['roi_labels'] = dict(
+                type='mmrazor.ModuleInputs', source=source
             )
-        self.teacher_meta = load_teacher(
-            self.teacher, self.teacher_ckpt, self.teacher_ignore_keys
+            mappings['labels'] = dict(
+                recorder='roi_labels', from_student=True, record_idx=-1, data_idx=1
+            )
+        return dict(
+            student_recorders=student_recorders,
+            teacher_recorders=dict(
+                roi_logits=dict(type='mmrazor.ModuleOutputs', source=head_T)
+            ),
+            loss_forward_mappings=dict(loss_kd=mappings),
         )
-        self.teacher_sha256 = weights_sha256(self.teacher)
 
-    def forward(
-        self,
-        inputs: Tensor,
-        data_samples: list[BaseDataElement] | None = None,
-        mode: str = 'tensor',
-        teacher_inputs: Tensor | None = None,
-    ) -> dict[str, Tensor] | list[BaseDataElement] | tuple[Tensor]:
-        """Run in MMEngine's modes; 'loss' is :meth:`loss`, the others the student's."""
-        if mode == 'loss':
-            return self.loss(inputs, data_samples, teacher_inputs)
-        return super().forward(inputs, data_samples, mode)
+    def run_teacher(self, teacher_inputs: Tensor) -> None:
+        """Make the teacher's box head score the student's RoIs."""
+        feats = self.teacher.extract_feat(teacher_inputs)
+        rois = self._student_rois(teacher_inputs)
+        if len(rois):
+            box_forward(self.teacher, feats, rois, self.teacher_stage)
+        else:
+            self._record_no_roi(rois)
 
-    def loss(
-        self,
-        batch_inputs: Tensor,
-        data_samples: list[BaseDataElement] | None = None,
-        teacher_inputs: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Compute the student's losses and, beside them, the distillation losses.
-
-        Args:
-            batch_inputs: Images preprocessed for the student, (B, 3, H, W).
-            data_samples: Their annotations.
-            teacher_inputs: The same images preprocessed for the teacher,
-                (B, 3, H', W'), from ``data_preprocessor`` in training.
-
-        Returns:
-            Scalars: ``student.*`` as MMDetection names them, and ``distill.loss_kd``
-            with any further ``distill.*`` of the config.
-
-        Raises:
-            RuntimeError: If the teacher's weights or images are missing.
-        """
-        if self.teacher_sha256 is None or teacher_inputs is None:
+    def _student_rois(self, images: Tensor) -> Tensor:
+        """Find the RoIs, (N, 5), that the student's recorded logits are of."""
+        records = self.distiller.student_recorders.recorders
+        logits = records['roi_logits'].data_buffer
+        if not logits:  # no RoI was left for this stage
+            return images.new_empty(0, 5)
+        # A sampler may have cropped candidates before them, a mask head some after.
+        feats, rois = next(
+            crop
+            for crop in reversed(records['rois'].data_buffer)
+            if len(crop[1]) == len(logits[-1][0])
+        )
+        if len(feats[0]) != len(images):
             raise RuntimeError(
-                'the teacher has no weights: call init_weights() first'
-                if self.teacher_sha256 is None
-                else 'teacher_inputs is None: pass what data_preprocessor(data, '
-                'training=True) returns'
+                f'architecture ({type(self.student).__name__}) scores RoIs of '
+                f'{len(feats[0])} images for a batch of {len(images)}: the teacher has '
+                'not seen the others. Take a student that trains on the batch as it is'
             )
-        # Student first: its sampler decides the RoIs that both models score.
-        with self.distiller.student_recorders:
-            losses = self.student(batch_inputs, data_samples, mode='loss')
-        losses = add_prefix(losses, 'student')
-        # A hook may stop it; DDP then wants find_unused_parameters.
-        if not self.distillation_stopped:
-            losses.update(add_prefix(self._distill_losses(teacher_inputs), 'distill'))
-        self._release_records()
-        return losses
+        return rois
 
-    def train(self, mode: bool = True) -> RoILogitDistill:
-        """Set the student's mode; the teacher stays in eval mode."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
+    def _record_no_roi(self, rois: Tensor) -> None:
+        """Record what MMDetection does not compute, or cannot, where no RoI is."""
+        student = self.distiller.student_recorders.recorders
+        teacher = self.distiller.teacher_recorders.recorders
+        head = box_head('teacher', self.teacher, self.teacher_stage)
+        logits = (rois.new_empty(0, head.num_classes + 1),)
+        teacher['roi_logits'].data_buffer.append(logits)
+        if not student['roi_logits'].data_buffer:  # else they carry the graph
+            student['roi_logits'].data_buffer.append(logits)
+        if 'roi_labels' in student:
+            labels = rois.new_empty(0, dtype=torch.long)
+            student['roi_labels'].data_buffer.append((None, labels))
 
-    def set_module_inplace_false(self, architecture: nn.Module, varstr: str) -> None:
-        """Switch in-place modules off: a recorder must see a layer's own output.
-
-        MMRazor's version walks ``OrderedDict`` children only and so changes nothing
-        on PyTorch >= 2.5, where they are plain dicts.
-        """
-        for module in architecture.modules():
-            if hasattr(module, 'inplace'):
-                module.inplace = False
-
-    def _check_temperatures(self) -> None:
-        num_classes = self.student.roi_head.bbox_head.num_classes
-        for module in self.distiller.modules():
-            if (
-                isinstance(module, InstanceTemperature)
-                and module.num_classes != num_classes
-            ):
-                raise ValueError(
-                    'loss_kd.temperature.num_classes must be that of student and '
-                    f'teacher, {num_classes}, got {module.num_classes}'
-                )
-
-    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> RoILogitDistill:
-        if self._beside.owns:
-            self.teacher._apply(fn, *args, **kwargs)  # .to(), .cuda(), ...
-        return super()._apply(fn, *args, **kwargs)
-
-    def _distill_losses(self, teacher_inputs: Tensor) -> dict[str, Tensor]:
-        rois = self.distiller.get_record('rois', from_student=True, data_idx=1)
-        with self.distiller.teacher_recorders, torch.no_grad():
-            feats = self.teacher.extract_feat(teacher_inputs)
-            self.teacher.roi_head._bbox_forward(feats, rois)
-        return self.distiller.compute_distill_losses()
-
-    def _release_records(self) -> None:
-        # Recorders would hold the step's activations until the next step.
-        for manager in (
-            self.distiller.student_recorders,
-            self.distiller.teacher_recorders,
-        ):
-            for recorder in manager.recorders.values():
-                recorder.reset_data_buffer()
-
-
-def _distiller_with_loss_kd(distiller: dict, loss_kd: dict) -> dict:
-    """Add what ``loss_kd`` needs to the config of a ``ConfigurableDistiller``."""
-    if distiller.get('distill_deliveries'):
-        raise ValueError(
-            'distiller.distill_deliveries must be empty: RoILogitDistill runs the '
-            f'student first, got {list(distiller["distill_deliveries"])}'
-        )
-    logits = dict(type='mmrazor.ModuleOutputs', source='roi_head.bbox_head')
-    rois = dict(type='mmrazor.ModuleInputs', source='roi_head.bbox_roi_extractor')
-    preds = dict(recorder='roi_logits', data_idx=0)
-    ours = dict(
-        student_recorders=dict(rois=rois, roi_logits=logits),
-        teacher_recorders=dict(roi_logits=logits),
-        distill_losses=dict(loss_kd=loss_kd),
-        loss_forward_mappings=dict(
-            loss_kd=dict(
-                preds_S=dict(from_student=True, **preds),
-                preds_T=dict(from_student=False, **preds),
-            )
-        ),
-    )
-    merged = dict(type='mmrazor.ConfigurableDistiller', **distiller)
-    for key, entries in ours.items():
-        theirs = distiller.get(key) or {}
-        taken = sorted(entries.keys() & theirs.keys())
-        if taken:
-            raise ValueError(
-                f'distiller.{key} may not use the names {taken}: they are '
-                "RoILogitDistill's own; rename them"
-            )
-        merged[key] = {**theirs, **entries}
-    return merged
+    def check_heads(self) -> list[str]:
+        """Check both models' feature strides and logits; see ``check_roi_head``."""
+        return [
+            check_roi_head('architecture', self.student, self.student_stage),
+            check_roi_head('teacher', self.teacher, self.teacher_stage),
+        ]

@@ -31,14 +31,27 @@ MODELS = _LazyRegistry(
     'model',
     parent=MMENGINE_MODELS,
     scope='ctkd_mm',
-    locations=['ctkd_mm.temperature', 'ctkd_mm.loss', 'ctkd_mm.distill'],
+    locations=[
+        'ctkd_mm.temperature',
+        'ctkd_mm.policies',
+        'ctkd_mm.schedule',
+        'ctkd_mm.zscore',
+        'ctkd_mm.loss',
+        'ctkd_mm.dkd',
+        'ctkd_mm.bernoulli',
+        'ctkd_mm.adapter',
+        'ctkd_mm.distill',
+        'ctkd_mm.dense_distill',
+    ],
 )
 HOOKS = _LazyRegistry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='ctkd_mm',
     locations=[
+        'ctkd_mm.temperature_log',
         'ctkd_mm.curriculum',
+        'ctkd_mm.schedule',
         'ctkd_mm.reseed',
         'ctkd_mm.checkpoint',
         'ctkd_mm.finite',

@@ -12,6 +12,9 @@ from mmengine.utils import track_iter_progress
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from .one_stage import dense_head
+from .two_stage import box_forward, box_head, roi_path
+
 PROBE_SIZE = 256  # pixels; a multiple of any stride in use
 
 
@@ -63,12 +66,13 @@ def _at(names: tuple, i: int) -> str:
 
 
 @torch.no_grad()
-def check_heads(key: str, model: BaseModel) -> str:
+def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
     """Run a detector on a blank image and one RoI, and compare with its config.
 
     Args:
         key: ``architecture`` or ``teacher``, for the message.
-        model: The detector; its mode is restored.
+        model: The two-stage detector; its mode is restored.
+        stage: 0, or the stage of a cascade.
 
     Returns:
         A line for the log.
@@ -78,11 +82,12 @@ def check_heads(key: str, model: BaseModel) -> str:
             ``bbox_roi_extractor.featmap_strides`` says, or the logits are not
             ``num_classes + 1`` columns.
     """
-    head, training = model.roi_head, model.training
+    head, training = box_head(key, model, stage), model.training
+    extractor = model.get_submodule(roi_path(model, 'bbox_roi_extractor', stage))
     device = next(model.parameters()).device
     model.eval()  # a probe must not move BatchNorm's statistics
     feats = model.extract_feat(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=device))
-    strides = list(getattr(head.bbox_roi_extractor, 'featmap_strides', []))
+    strides = list(getattr(extractor, 'featmap_strides', []))
     found = [_stride(feat) for feat in feats[: len(strides)]]
     if found != strides:
         raise ValueError(
@@ -91,15 +96,69 @@ def check_heads(key: str, model: BaseModel) -> str:
             'of the wrong places'
         )
     roi = torch.tensor([[0.0, 0, 0, PROBE_SIZE / 2, PROBE_SIZE / 2]], device=device)
-    logits = head._bbox_forward(feats, roi)['cls_score']
+    logits = box_forward(model, feats, roi, stage)
     model.train(training)
-    want = (1, head.bbox_head.num_classes + 1)
+    want = (1, head.num_classes + 1)
     if tuple(logits.shape) != want:
         raise ValueError(
             f'{key}.roi_head.bbox_head gives class logits of {tuple(logits.shape)} for '
             f'one RoI, expected {want}: num_classes and the background'
         )
     return f'{key}: RoIs from levels of strides {strides}, {want[1]} logits each'
+
+
+@torch.no_grad()
+def check_dense_head(key: str, model: BaseModel) -> str:
+    """Run a one-stage detector on a blank image, and compare with its config.
+
+    Args:
+        key: ``architecture`` or ``teacher``, for the message.
+        model: The detector; its mode is restored.
+
+    Returns:
+        A line for the log.
+
+    Raises:
+        ValueError: If the levels of the logits have other strides than
+            ``bbox_head.prior_generator`` says, another number of channels than its
+            anchors and the classes make, or are probabilities.
+    """
+    head, training = dense_head(key, model), model.training
+    generator = head.prior_generator
+    size = getattr(generator, 'input_size', PROBE_SIZE)  # SSD is built for one
+    device = next(model.parameters()).device
+    model.eval()  # a probe must not move BatchNorm's statistics
+    levels = head(model.extract_feat(torch.zeros(1, 3, size, size, device=device)))[0]
+    model.train(training)
+    strides = [stride[0] for stride in generator.strides]
+    cells = [level.shape[-1] for level in levels]
+    # SSD's strides of 100 and 300 are rounded ones.
+    if len(cells) != len(strides) or any(
+        abs(size / stride - cell) >= 1 for stride, cell in zip(strides, cells)
+    ):
+        raise ValueError(
+            f'{key}.bbox_head.prior_generator.strides={strides}, but the levels of its '
+            f'logits are {cells} wide for an image of {size} pixels: anchors or points '
+            'would lie in the wrong places'
+        )
+    want = [num * head.cls_out_channels for num in generator.num_base_priors]
+    channels = [level.shape[1] for level in levels]
+    if channels != want:
+        raise ValueError(
+            f'{key}.bbox_head gives logits of {channels} channels, expected {want}: '
+            f'num_base_priors={generator.num_base_priors} anchors or points with '
+            f'{head.cls_out_channels} classes each'
+        )
+    if all(level.min() >= 0 and level.max() <= 1 for level in levels):
+        raise ValueError(
+            f'{key}.bbox_head ({type(head).__name__}) gives probabilities, all between '
+            '0 and 1, where class logits are expected: take a detector whose head '
+            'leaves the sigmoid to its loss'
+        )
+    return (
+        f'{key}: {generator.num_base_priors} anchors or points a place at strides '
+        f'{strides}, {head.cls_out_channels} logits each'
+    )
 
 
 def _stride(feat: Tensor) -> int:

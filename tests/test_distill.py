@@ -268,13 +268,6 @@ def test_a_detector_without_one_box_head_is_refused_by_key(ctkd_cfg, key):
         build(ctkd_cfg)
 
 
-@pytest.mark.parametrize('key', ['architecture', 'teacher'])
-def test_a_cascade_of_box_heads_is_refused_by_key(ctkd_cfg, key):
-    ctkd_cfg[key] = 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'
-    with pytest.raises(ValueError, match=f'{key} must .* bbox_head=ModuleList'):
-        build(ctkd_cfg)
-
-
 def test_an_instance_temperature_for_other_classes_is_refused_at_build(ctkd_cfg):
     ctkd_cfg['loss_kd']['temperature'] = dict(
         type='ctkd_mm.InstanceTemperature', num_classes=80
@@ -285,7 +278,7 @@ def test_an_instance_temperature_for_other_classes_is_refused_at_build(ctkd_cfg)
 
 def test_deliveries_are_refused(ctkd_cfg):
     ctkd_cfg['distiller'] = dict(distill_deliveries=dict(rand=dict(type='X')))
-    with pytest.raises(ValueError, match=r'runs the student first, got \[.rand.\]'):
+    with pytest.raises(ValueError, match=r'the student runs first, got \[.rand.\]'):
         build(ctkd_cfg)
 
 

@@ -13,17 +13,19 @@ from mmdet.models.task_modules.samplers import RandomSampler
 from mmdet.registry import TASK_UTILS
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
-from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from ctkd_mm import set_lambda
 from ctkd_mm.launch import leave_group
+from ctkd_mm.logit_distill import build_detector
 from ctkd_mm.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(
-    path for name in ('kd', 'ctkd') for path in (ROOT / 'configs' / name).glob('*.py')
+    path
+    for name in ('kd', 'ctkd', 'dkd')
+    for path in (ROOT / 'configs' / name).glob('*.py')
 )
 INSTANCE = dict(type='ctkd_mm.InstanceTemperature', num_classes=10)
 
@@ -163,9 +165,7 @@ def test_no_shipped_config_leaves_a_parameter_without_a_gradient(path, batch):
     cfg = Config.fromfile(path)
     assert not cfg.get('find_unused_parameters')
     # Any teacher will do: no gradient of the student depends on which one it is.
-    cfg.model.teacher = ROOT_MODELS.build(
-        Config.fromfile(ROOT / 'configs/_base_/models/faster-rcnn_r18_fpn.py').model
-    )
+    cfg.model.teacher = build_detector(copy.deepcopy(cfg.model.architecture))
     model = MODELS.build(cfg.model).train()
     for images in (part_of(batch, 0), without_objects(part_of(batch, 1))):
         model.zero_grad()

@@ -1,0 +1,10 @@
+_base_ = [
+    '../_base_/pairs/retinanet_r101-to-r50_fpn.py',
+    '../_base_/methods/kd-dense.py',
+    'mmdet::_base_/datasets/coco_detection.py',
+    '../_base_/schedules/schedule_1x.py',
+    '../_base_/runtime.py',
+]
+model = dict(loss_kd=_base_.loss_kd)
+# The rate is MMDetection's for RetinaNet.
+optim_wrapper = dict(optimizer=dict(lr=0.01))

@@ -1,0 +1,289 @@
+"""What every logit distillation shares: the frozen teacher beside it, and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _compat
+
+_compat.require_openmmlab()
+
+import mmrazor.models  # noqa: E402, F401  registers recorders, distillers, losses
+from mmengine.config import Config  # noqa: E402
+from mmengine.hub import get_model  # noqa: E402
+from mmengine.model import BaseModel  # noqa: E402
+from mmengine.structures import BaseDataElement  # noqa: E402
+from mmrazor.models.algorithms import SingleTeacherDistill  # noqa: E402
+from mmrazor.models.utils import add_prefix  # noqa: E402
+from mmrazor.registry import MODELS as MMRAZOR_MODELS  # noqa: E402
+
+from .distiller_config import join, takes_labels  # noqa: E402
+from .preprocess import PairDataPreprocessor  # noqa: E402
+from .teacher import Beside, load_teacher, weights_sha256  # noqa: E402
+from .temperature import InstanceTemperature  # noqa: E402
+
+
+class LogitDistill(SingleTeacherDistill):
+    """A student learns from a teacher's class logits for the same places.
+
+    One training step: the student's usual losses, while recorders keep what the
+    teacher needs; the teacher's logits for the same places, without gradient;
+    ``loss_kd(preds_S, preds_T)``, row i of both being the same place. Which places,
+    and which module gives the logits, is the subclass's: :meth:`check_pair`,
+    :meth:`records`, :meth:`run_teacher` and :meth:`check_heads`.
+
+    The teacher is frozen, stays in eval mode and sees the pixels of its own
+    ``data_preprocessor``. It stands beside the module tree: no checkpoint, optimizer,
+    DDP bucket or moving average carries it. ``init_weights()``, which ``Runner.train``
+    calls, loads it from ``teacher_ckpt``; evaluation does not need the file.
+
+    Args:
+        architecture: The student: a model, its config, or the path of a config file
+            with a ``model`` in it (``'mmdet::...'`` for one that MMDetection ships).
+        teacher: The teacher, with the same classes, in any of these forms. A model
+            keeps the weights that it has.
+        loss_kd: Config of a loss with ``forward(preds_S, preds_T)``, such as
+            ``dict(type='ctkd_mm.CTKDLoss', ...)`` or
+            ``dict(type='mmrazor.KLDivergence', tau=1)``.
+        teacher_ckpt: Path or URL of the teacher's checkpoint, which must fit it; see
+            :func:`ctkd_mm.teacher.load_teacher`. Needed unless ``teacher`` is a
+            model.
+        distiller: Further recorders, connectors, losses and their mappings to
+            compute beside ``loss_kd``: arguments of MMRazor's
+            ``ConfigurableDistiller``.
+        data_preprocessor: None takes the student's.
+        init_cfg: See MMEngine's ``BaseModule``.
+        teacher_ignore_keys: Regular expressions of keys of weights that
+            ``teacher_ckpt`` may lack, have in addition or in another shape.
+
+    Attributes:
+        teacher: The teacher.
+        teacher_ckpt: As given.
+        teacher_sha256: Hash of its weights; None as long as it has none.
+        teacher_meta: ``meta`` of its checkpoint.
+
+    Raises:
+        ValueError: If the two are no pair (:meth:`check_pair`), the pixels cannot be
+            reconciled (:class:`ctkd_mm.preprocess.PairDataPreprocessor`), or
+            ``distiller`` claims a name used here, compares features of batches that
+            are padded differently, or asks for deliveries (they bring the teacher's
+            data to the student, but here the student runs first).
+
+    Source: extends MMRazor's ``SingleTeacherDistill``, which runs the teacher first
+    and whole, and stores it.
+    """
+
+    def __init__(
+        self,
+        architecture: BaseModel | dict | str,
+        teacher: BaseModel | dict | str,
+        loss_kd: dict,
+        teacher_ckpt: str | None = None,
+        distiller: dict | None = None,
+        data_preprocessor: nn.Module | dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
+        teacher_ignore_keys: Sequence[str] = (),
+    ) -> None:
+        has_weights = isinstance(teacher, BaseModel)
+        student = build_detector(architecture)
+        teacher = build_detector(teacher)
+        num_classes = self.check_pair(student, teacher)
+        self._beside = Beside(teacher)
+        distiller = distiller or {}
+        ours = self.records(student, teacher, takes_labels(loss_kd))
+        super().__init__(
+            distiller=join(distiller, ours, loss_kd),
+            architecture=student,
+            teacher=teacher,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        del self._modules['teacher']
+        self.data_preprocessor = PairDataPreprocessor(
+            self.data_preprocessor, teacher.data_preprocessor
+        )
+        if distiller.get('teacher_recorders'):
+            self.data_preprocessor.require_equal_padding()
+        self.teacher_ckpt = teacher_ckpt
+        self.teacher_ignore_keys = teacher_ignore_keys
+        self.teacher_meta: dict = {}
+        self.teacher_sha256 = weights_sha256(teacher) if has_weights else None
+        self._check_temperatures(num_classes)
+
+    def check_pair(self, student: BaseModel, teacher: BaseModel) -> int:
+        """Check that the two can be a pair.
+
+        Args:
+            student: The built student.
+            teacher: The built teacher.
+
+        Returns:
+            How many classes both know, background not counted.
+
+        Raises:
+            ValueError: If they cannot.
+        """
+        raise NotImplementedError
+
+    def records(self, student: BaseModel, teacher: BaseModel, labels: bool) -> dict:
+        """Say what to record of both models, and what of it ``loss_kd`` gets.
+
+        Args:
+            student: The built student.
+            teacher: The built teacher.
+            labels: Whether ``loss_kd`` wants the labels of the places too.
+
+        Returns:
+            Arguments of ``ConfigurableDistiller``: recorders, connectors and
+            ``loss_forward_mappings`` for ``loss_kd``.
+        """
+        raise NotImplementedError
+
+    def run_teacher(self, teacher_inputs: Tensor) -> None:
+        """Make the teacher score the student's places of this step; no gradient.
+
+        Args:
+            teacher_inputs: Images preprocessed for the teacher, (B, 3, H', W').
+        """
+        raise NotImplementedError
+
+    def check_heads(self) -> list[str]:
+        """Compare what both models compute for a blank image with their configs.
+
+        Returns:
+            Lines for the log.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        raise NotImplementedError
+
+    @property
+    def teacher(self) -> BaseModel:
+        """The teacher, no submodule."""
+        return self._beside.model
+
+    def init_weights(self) -> None:
+        """Initialise the student as its config says; load the teacher.
+
+        Raises:
+            ValueError: If there is no ``teacher_ckpt`` or it does not fit.
+        """
+        super().init_weights()
+        if self.teacher_sha256 is not None:
+            return
+        if self.teacher_ckpt is None:
+            raise ValueError(
+                'model.teacher_ckpt is None: the teacher would be random. Give the '
+                'path or URL of the checkpoint that was trained with the config in '
+                'model.teacher'
+            )
+        self.teacher_meta = load_teacher(
+            self.teacher, self.teacher_ckpt, self.teacher_ignore_keys
+        )
+        self.teacher_sha256 = weights_sha256(self.teacher)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: list[BaseDataElement] | None = None,
+        mode: str = 'tensor',
+        teacher_inputs: Tensor | None = None,
+    ) -> dict[str, Tensor] | list[BaseDataElement] | tuple[Tensor]:
+        """Run in MMEngine's modes; 'loss' is :meth:`loss`, the others the student's."""
+        if mode == 'loss':
+            return self.loss(inputs, data_samples, teacher_inputs)
+        return super().forward(inputs, data_samples, mode)
+
+    def loss(
+        self,
+        batch_inputs: Tensor,
+        data_samples: list[BaseDataElement] | None = None,
+        teacher_inputs: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute the student's losses and, beside them, the distillation losses.
+
+        Args:
+            batch_inputs: Images preprocessed for the student, (B, 3, H, W).
+            data_samples: Their annotations.
+            teacher_inputs: The same images preprocessed for the teacher,
+                (B, 3, H', W'), from ``data_preprocessor`` in training.
+
+        Returns:
+            Scalars: ``student.*`` as MMDetection names them, and ``distill.loss_kd``
+            with any further ``distill.*`` of the config.
+
+        Raises:
+            RuntimeError: If the teacher's weights or images are missing.
+        """
+        if self.teacher_sha256 is None or teacher_inputs is None:
+            raise RuntimeError(
+                'the teacher has no weights: call init_weights() first'
+                if self.teacher_sha256 is None
+                else 'teacher_inputs is None: pass what data_preprocessor(data, '
+                'training=True) returns'
+            )
+        # Student first: it decides the places that both models score.
+        with self.distiller.student_recorders:
+            losses = self.student(batch_inputs, data_samples, mode='loss')
+        losses = add_prefix(losses, 'student')
+        # A hook may stop it; DDP then wants find_unused_parameters.
+        if not self.distillation_stopped:
+            with self.distiller.teacher_recorders, torch.no_grad():
+                self.run_teacher(teacher_inputs)
+            distill_losses = self.distiller.compute_distill_losses()
+            losses.update(add_prefix(distill_losses, 'distill'))
+        self._release_records()
+        return losses
+
+    def train(self, mode: bool = True) -> LogitDistill:
+        """Set the student's mode; the teacher stays in eval mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def set_module_inplace_false(self, architecture: nn.Module, varstr: str) -> None:
+        """Switch in-place modules off: a recorder must see a layer's own output.
+
+        MMRazor's version walks ``OrderedDict`` children only and so changes nothing
+        on PyTorch >= 2.5, where they are plain dicts.
+        """
+        for module in architecture.modules():
+            if hasattr(module, 'inplace'):
+                module.inplace = False
+
+    def _check_temperatures(self, num_classes: int) -> None:
+        for module in self.distiller.modules():
+            if (
+                isinstance(module, InstanceTemperature)
+                and module.num_classes != num_classes
+            ):
+                raise ValueError(
+                    'loss_kd.temperature.num_classes must be that of student and '
+                    f'teacher, {num_classes}, got {module.num_classes}'
+                )
+
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> LogitDistill:
+        if self._beside.owns:
+            self.teacher._apply(fn, *args, **kwargs)  # .to(), .cuda(), ...
+        return super()._apply(fn, *args, **kwargs)
+
+    def _release_records(self) -> None:
+        # Recorders would hold the step's activations until the next step.
+        for manager in (
+            self.distiller.student_recorders,
+            self.distiller.teacher_recorders,
+        ):
+            for recorder in manager.recorders.values():
+                recorder.reset_data_buffer()
+
+
+def build_detector(model: BaseModel | dict | str) -> BaseModel:
+    """Build a model of its config, the path of a config file, or itself."""
+    if isinstance(model, str):
+        model = get_model(model) if '::' in model else Config.fromfile(model).model
+    return MMRAZOR_MODELS.build(model) if isinstance(model, dict) else model
