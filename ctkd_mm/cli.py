@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import runpy
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -71,6 +72,40 @@ def check(argv: Argv = None) -> None:
     except Exception as error:
         sys.exit(f'{args.config} cannot train. {explain(error, cfg)}')
     print('\n'.join([*report, f'{args.config} is ready to train']))
+
+
+def new_pair(argv: Argv = None) -> None:
+    """Write a config for a pair of your own; see :func:`ctkd_mm.new_pair.new_pair`.
+
+    Args:
+        argv: Arguments without the program name; None takes the process's.
+
+    Raises:
+        SystemExit: With status 1 and the reason, if the two are no pair.
+    """
+    _compat.require_openmmlab()
+    from .new_pair import methods, new_pair
+
+    parser = argparse.ArgumentParser(
+        description="Write a distillation config for two of MMDetection's detectors"
+    )
+    for role in ('teacher', 'student'):
+        parser.add_argument(role, help='config: path, mmdet::path, or name in the zoo')
+    parser.add_argument(
+        '--method', default='ctkd', choices=methods(), help='default: %(default)s'
+    )
+    parser.add_argument('--teacher-ckpt', help="path or URL; default: the model zoo's")
+    parser.add_argument('-o', '--out', required=True, help='the config to write')
+    args = parser.parse_args(argv)
+    try:
+        report = new_pair(**vars(args))
+    except Exception as error:
+        kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
+        sys.exit(f'{args.out} is not written. {kind}{error}')
+    config, work_dir = shlex.quote(args.out), f'work_dirs/{Path(args.out).stem}'
+    print('\n'.join([*report, f'{args.out} is written. Check, then train:']))
+    print(f'  python tools/check.py {config}')
+    print(f'  python tools/train.py {config} --work-dir {shlex.quote(work_dir)}')
 
 
 def extract_student(argv: Argv = None) -> None:

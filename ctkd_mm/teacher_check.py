@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from .one_stage import dense_head
 from .two_stage import box_forward, box_head, roi_path
 
-PROBE_SIZE = 256  # pixels; a multiple of any stride in use
+PROBE_SIZE = 384  # pixels: three places of the largest stride in use, 128
 
 
 def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) -> str:

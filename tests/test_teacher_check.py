@@ -36,7 +36,7 @@ def test_a_dense_head_on_levels_of_other_strides_is_refused_with_both():
     cfg.neck.start_level = 0
     message = (
         r'teacher.bbox_head.*strides=\[8, 16, 32, 64, 128\], .* '
-        r'\[64, 32, 16, 8, 4\] wide for an image of 256 pixels'
+        r'\[96, 48, 24, 12, 6\] wide for an image of 384 pixels'
     )
     with pytest.raises(ValueError, match=message):
         check_dense_head('teacher', MODELS.build(cfg))

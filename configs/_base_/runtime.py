@@ -1,9 +1,2 @@
-_base_ = 'mmdet::_base_/default_runtime.py'
-default_hooks = dict(
-    checkpoint=dict(type='ctkd_mm.AtomicCheckpointHook'),
-    reseed=dict(type='ctkd_mm.ReseedHook'),
-    preflight=dict(type='ctkd_mm.PreflightHook'),
-    history=dict(type='ctkd_mm.HistoryHook'),
-    finite=dict(type='ctkd_mm.FiniteHook'),
-    preemption=dict(type='ctkd_mm.PreemptionHook'),
-)
+_base_ = ['mmdet::_base_/default_runtime.py', './hooks.py']
+default_hooks = _base_.pop('ctkd_hooks')

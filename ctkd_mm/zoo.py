@@ -1,0 +1,80 @@
+"""Configs and weights of MMDetection's model zoo, by name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.fileio import load
+from mmengine.hub import get_config
+
+from .listing import some
+
+
+def find_config(name: str) -> str:
+    """Find a config by its path, ``pkg::`` path or name in MMDetection's zoo.
+
+    Args:
+        name: For example ``'retinanet_r50_fpn_1x_coco'``.
+
+    Returns:
+        The path, or a ``pkg::`` path.
+
+    Raises:
+        ValueError: If there is none; with the nearest names.
+    """
+    paths = {path.stem: path for path in _zoo().glob('[!_]*/**/*.py')}
+    shipped = {
+        stem: f'mmdet::{path.relative_to(_zoo()).as_posix()}'
+        for stem, path in paths.items()
+    }
+    other_package = '::' in name and not name.startswith('mmdet::')
+    if Path(name).is_file() or name in shipped.values() or other_package:
+        return name
+    stem = name[:-3] if name.endswith('.py') else name
+    if stem in shipped:
+        return shipped[stem]
+    near = difflib.get_close_matches(stem.rpartition('/')[2], shipped)
+    raise ValueError(
+        f'{name} is no file, and MMDetection ships no config of this name'
+        + (f'; near to it are {some(near)}' if near else '')
+    )
+
+
+def load_config(name: str) -> Config:
+    """Load what :func:`find_config` found."""
+    package, _, path = name.rpartition('::')
+    if package == 'mmdet':
+        return Config.fromfile(_zoo() / path)
+    return get_config(name) if package else Config.fromfile(name)
+
+
+def zoo_weights(teacher: str) -> str:
+    """Look up the address of a config's weights.
+
+    Args:
+        teacher: From :func:`find_config`.
+
+    Returns:
+        The URL that MMDetection's metafile gives.
+
+    Raises:
+        ValueError: If it gives none.
+    """
+    path = teacher.replace('mmdet::', 'configs/')
+    metafile = (_zoo().parent / path).with_name('metafile.yml')
+    if teacher.startswith('mmdet::') and metafile.is_file():
+        found = load(metafile)
+        for model in found['Models'] if isinstance(found, dict) else found:
+            if model['Config'] == path and isinstance(model.get('Weights'), str):
+                return model['Weights']
+    raise ValueError(
+        f'the model zoo has no weights for {teacher}: give --teacher-ckpt PATH_OR_URL'
+    )
+
+
+def _zoo() -> Path:
+    import mmdet
+
+    return Path(mmdet.__file__).parent / '.mim' / 'configs'
