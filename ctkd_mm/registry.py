@@ -40,6 +40,7 @@ MODELS = _LazyRegistry(
         'ctkd_mm.dkd',
         'ctkd_mm.bernoulli',
         'ctkd_mm.adapter',
+        'ctkd_mm.ld_head',
         'ctkd_mm.distill',
         'ctkd_mm.dense_distill',
     ],

@@ -5,11 +5,12 @@ _base_ = [
     '../_base_/schedules/schedule_1x.py',
     '../_base_/runtime.py',
 ]
-model = dict(bbox_head=dict(loss_ld=dict(_delete_=True, **_base_.loss_ld)))
+model = dict(
+    bbox_head=dict(
+        type='ctkd_mm.LearnedLDHead', loss_ld=dict(_delete_=True, **_base_.loss_ld)
+    )
+)
 optim_wrapper = dict(
     optimizer=dict(lr=0.01),  # as MMDetection's
     paramwise_cfg=_base_.paramwise_cfg,
 )
-# A process without a matched box computes no loss_ld: the temperature has no gradient
-# there, which DDP else refuses.
-find_unused_parameters = True
