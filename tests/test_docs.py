@@ -8,41 +8,50 @@ import re
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.registry import MODELS
+
+
+DOCTESTS = (
+    'adapter',
+    'bernoulli',
+    'curriculum',
+    'loss',
+    'policies',
+    'temperature',
+    'zscore',
+)
 
 
 def python_blocks(root) -> list[str]:
     return re.findall(r'```python\n(.*?)```', (root / 'README.md').read_text(), re.S)
 
 
-@pytest.mark.parametrize('name', ['temperature', 'loss', 'curriculum'])
+@pytest.mark.parametrize('name', DOCTESTS)
 def test_docstring_examples(name):
     result = doctest.testmod(importlib.import_module(f'ctkd_mm.{name}'))
     assert result.attempted
     assert not result.failed
 
 
-def test_the_readmes_own_pair_builds(root, tmp_path):
-    (text,) = [b for b in python_blocks(root) if 'RoILogitDistill' in b]
-    teacher = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
-    text = text.replace('path/to/teacher_config.py', teacher)
-    text = text.replace("'path/to/teacher.pth'", 'None')
-    (tmp_path / '_base_').symlink_to(root / 'configs' / '_base_')
-    (tmp_path / 'own').mkdir()
-    (tmp_path / 'own' / 'pair.py').write_text(text)
-    cfg = Config.fromfile(tmp_path / 'own' / 'pair.py')
-    cfg.model.architecture.backbone.init_cfg = None
-    (beside,) = [b for b in python_blocks(root) if 'student_recorders' in b]
-    exec(beside, names := {})
-    cfg.merge_from_dict(dict(model=names['model']))
-    losses = MODELS.build(cfg.model).distiller.distill_losses
-    assert {name: type(loss).__name__ for name, loss in losses.items()} == dict(
-        loss_neck='PKDLoss', loss_kd='CTKDLoss'
-    )
-    assert 'loss_kd.temperature' in cfg.optim_wrapper.paramwise_cfg.custom_keys
-    assert cfg.default_hooks.preflight.type == 'ctkd_mm.PreflightHook'
-    assert cfg.train_cfg.type == 'ctkd_mm.ResumableEpochBasedTrainLoop'
+def test_the_readmes_tables_are_those_of_the_configs(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / 'docs')
+    table = importlib.import_module('config_table')
+    readme = (root / 'README.md').read_text()
+    assert table.with_tables(readme) == readme
+    linked = set(re.findall(r'\((configs/[^)]+)\)', readme))
+    assert all((root / path).is_file() for path in linked)
+    leaves = set((root / 'configs').glob('[!_]*/*.py'))
+    leaves -= set((root / 'configs' / 'demo').iterdir())
+    assert leaves == {root / path for path in linked} & leaves
+
+
+def test_the_readmes_adapter_starts_at_the_losss_own_temperature(root):
+    (text,) = [b for b in python_blocks(root) if 'WithTemperature' in b]
+    exec(text, names := {})
+    loss = MODELS.build(names['loss_ld'])
+    preds = torch.randn(8, 17, generator=torch.Generator().manual_seed(0))
+    assert loss(preds, preds + 1).item() == pytest.approx(0, abs=1e-6)
+    assert loss.temperature.tau.item() == pytest.approx(10)
 
 
 def test_the_readmes_loop_trains_student_and_temperature(root):

@@ -1,0 +1,77 @@
+"""Writes the README's tables of methods and configs from the configs themselves.
+
+python docs/config_table.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / 'configs'
+BEGIN, END = '<!-- written by docs/config_table.py: begin -->', '<!-- end -->'
+
+
+def opening_comment(path: Path) -> str:
+    """Join the comment lines that a config starts with."""
+    lines = path.read_text().splitlines()
+    comment = []
+    for line in lines:
+        if not line.startswith('# '):
+            break
+        comment.append(line[2:])
+    return ' '.join(comment)
+
+
+def leaves() -> list[tuple[str, str, Path]]:
+    """List (pair, method, leaf) of every config that distils on a real data set."""
+    found = []
+    for leaf in sorted(CONFIGS.glob('*/*.py')):
+        bases = dict(re.findall(r'_base_/(pairs|methods)/(.+)\.py', leaf.read_text()))
+        if 'pairs' in bases and leaf.parent.name != 'demo':
+            method = bases.get('methods', leaf.name.split('_')[0])
+            found.append((bases['pairs'], method, leaf))
+    return found
+
+
+def link(text: str, path: Path) -> str:
+    return f'[{text}]({path.relative_to(ROOT).as_posix()})'
+
+
+def method_table() -> list[str]:
+    """One line for each method: its name and what its file says it does."""
+    rows = ['| method | what it does |', '|---|---|']
+    for path in sorted(CONFIGS.glob('_base_/methods/*.py')):
+        sentence = re.match(r'.*?\.(?= |$)|.*', opening_comment(path)).group()
+        rows.append(f'| {link(path.stem, path)} | {sentence} |')
+    return rows
+
+
+def pair_table() -> list[str]:
+    """One line for each pair: its teacher and the methods that have a config."""
+    rows = ['| pair | teacher | configs |', '|---|---|---|']
+    found = leaves()
+    for pair in sorted({pair for pair, _, _ in found}):
+        path = CONFIGS / '_base_' / 'pairs' / f'{pair}.py'
+        teacher = re.search(r'Teacher: (.*?)\.(?= |$)', opening_comment(path)).group(1)
+        configs = ', '.join(
+            link(method, leaf) for name, method, leaf in found if name == pair
+        )
+        rows.append(f'| {link(pair, path)} | {teacher} | {configs} |')
+    return rows
+
+
+def tables() -> str:
+    return '\n'.join([BEGIN, *pair_table(), '', *method_table(), END])
+
+
+def with_tables(readme: str) -> str:
+    """Return a README whose tables are those of the configs."""
+    before, rest = readme.split(BEGIN)
+    return before + tables() + rest.split(END, 1)[1]
+
+
+if __name__ == '__main__':
+    path = ROOT / 'README.md'
+    path.write_text(with_tables(path.read_text()))
