@@ -1,49 +1,73 @@
 # The exact versions that the project is developed and tested with; the bounds of what
 # it supports are in setup.py. tools/setup_env.sh holds the order and nothing else.
+# STACK=onedl: the maintained forks instead of OpenMMLab's own releases. imaug, which
+# the fork of MMDetection requires, wants both OpenCVs, below 4.13; those NumPy < 2.3.
+# STACK=classification: mmpretrain too, and its tests alone: it needs a torchvision, whose
+# usual wheel does not load beside a CPU build of torch and then stops MMEngine's Runner.
+STACK    ?= openmmlab
 TORCH    := torch==2.13.0
-MMCV     := mmcv==2.1.0
 BUILD    := setuptools==79.0.1 wheel==0.48.0 ninja==1.13.2
-PACKAGES := mmengine==0.10.7 mmdet==3.3.0 mmrazor==1.0.0 \
-	numpy==2.4.6 scipy==1.17.1 opencv-python==5.0.0.93 pycocotools==2.0.11 \
+PACKAGES := mmrazor==1.0.0 scipy==1.17.1 pycocotools==2.0.11 \
 	shapely==2.2.0 joblib==1.6.0 scikit-learn==1.9.1 matplotlib==3.11.2 \
 	packaging==26.3 tensorboard==2.21.0 pytest==9.2.0 ruff==0.17.6
+ifeq ($(STACK),onedl)
+MMCV     := onedl-mmcv==2.3.6
+PACKAGES += onedl-mmengine==0.10.12 onedl-mmdetection==3.5.1 numpy==2.2.6 \
+	imaug==0.4.3 opencv-python==4.12.0.88 opencv-python-headless==4.12.0.88
+else
+MMCV     := mmcv==2.1.0
+PACKAGES += mmengine==0.10.7 mmdet==3.3.0 numpy==2.4.6 opencv-python==5.0.0.93
+endif
+ifeq ($(STACK),openmmlab)
+VENV     := .venv
+else ifeq ($(STACK),onedl)
+VENV     := .venv-onedl
+else ifeq ($(STACK),classification)
+VENV     := .venv-classification
+TESTS    := tests/test_classification.py
+PACKAGES += mmpretrain==1.2.0 torchvision==0.28.0 einops==0.8.2 \
+	importlib-metadata==10.2.0 mat4py==0.6.0 modelindex==0.0.2
+else
+$(error STACK is '$(STACK)', wanted openmmlab, onedl or classification)
+endif
 PYTHON   ?= python3.11
 
 # The environment made here has mmcv's CPU operators only: a GPU that PyTorch can see
 # would be chosen by MMEngine and then fail. GPU users install into their own one.
 export CUDA_VISIBLE_DEVICES :=
 
-PY := .venv/bin/python
+PY := $(VENV)/bin/python
 
 .PHONY: help demo test lint clean
 help:
 	@echo 'make demo   train teacher, student and distilled student on digits; print mAP'
 	@echo 'make test   run all tests'
 	@echo 'make lint   check style with ruff'
-	@echo 'make clean  remove .venv and work_dirs (the cached mmcv wheel stays)'
-	@echo 'demo, test and lint make .venv first where it is missing or out of date.'
+	@echo 'make clean  remove the environments and work_dirs (cached mmcv wheels stay)'
+	@echo 'demo, test and lint make $(VENV) first where it is missing or out of date.'
+	@echo 'STACK=onedl: with the maintained forks. STACK=classification: mmpretrain too.'
 
-demo: .venv/.ready
+demo: $(VENV)/.ready
 	$(PY) tools/demo.py
 
-test: .venv/.ready
-	$(PY) -m pytest
+test: $(VENV)/.ready
+	$(PY) -m pytest $(TESTS)
 
-lint: .venv/.ready
+lint: $(VENV)/.ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
 clean:
-	rm -rf .venv work_dirs
+	rm -rf .venv .venv-* work_dirs
 
-# The stamp comes last, so a .venv without it, or older than its inputs, is never
+# The stamp comes last, so an environment without it, or older than its inputs, is never
 # trusted: it is removed and made again. So is one of another place: a clone that was
 # moved would run the code at its old path.
-ifneq ($(shell cat .venv/.ready 2>/dev/null),$(CURDIR))
-.PHONY: .venv/.ready
+ifneq ($(shell cat $(VENV)/.ready 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV)/.ready
 endif
-.venv/.ready: Makefile setup.py tools/setup_env.sh
-	@rm -rf .venv
-	@PYTHON='$(PYTHON)' TORCH='$(TORCH)' MMCV='$(MMCV)' BUILD='$(BUILD)' \
+$(VENV)/.ready: Makefile setup.py tools/setup_env.sh
+	@rm -rf $(VENV)
+	@VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' MMCV='$(MMCV)' BUILD='$(BUILD)' \
 		PACKAGES='$(PACKAGES)' tools/setup_env.sh
 	@echo '$(CURDIR)' > $@

@@ -30,7 +30,8 @@ setup(
     # not rebuild, downgrade or overwrite an OpenMMLab stack that is in place.
     install_requires=['torch>=2.1', 'numpy', 'packaging'],
     extras_require={
-        # Read at run time too (importlib.metadata), so the bounds stand only here.
+        # One stack or the other: they own the same files. Read at run time too
+        # (importlib.metadata), so the bounds stand only here.
         'openmmlab': [
             'mmengine>=0.10,<1',
             'mmcv>=2.1.0,<2.2',  # MMRazor 1.0.0 asserts <= 2.1.0, MMDetection < 2.2
@@ -39,6 +40,16 @@ setup(
             'joblib',  # MMRazor imports it and does not declare it
             'setuptools<82',  # MMEngine needs pkg_resources for `mmdet::` bases
         ],
+        'onedl': [  # the maintained forks; MMRazor has none
+            'onedl-mmengine>=0.10.12,<1',
+            'onedl-mmcv>=2.3.6,<3',
+            'onedl-mmdetection>=3.5.1,<4',
+            'mmrazor>=1.0,<2',
+            'joblib',
+        ],
+        # mmpretrain imports torchvision and does not declare it: the one that was built
+        # for the installed torch.
+        'classification': ['mmpretrain>=1.2,<2', 'torchvision'],
         'demo': ['scikit-learn', 'matplotlib'],
         'test': ['pytest', 'ruff', 'tensorboard'],
     },

@@ -2,17 +2,16 @@
 
 :func:`apply`, run by ``import ctkd_mm``, acts only where it is needed. MMRazor 1.0.0
 does not import on torch 2 because of its quantization package alone: a placeholder
-takes its place if, and only if, it fails. torch >= 2.6 refuses the checkpoints that
-MMEngine writes: the few types in them are allowed, and MMEngine's loads from files
-and URLs all keep to that list.
+takes its place if, and only if, it fails. It refuses the forked MMCV by its version
+number: its own check, and nothing else, sees the newest number that it takes.
+torch >= 2.6 refuses the checkpoints that MMEngine writes: the few types in them are
+allowed, and MMEngine's loads from files and URLs all keep to that list.
 """
 
 from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
-import importlib.metadata
-import importlib.util
 import os.path as osp
 import pickle
 import re
@@ -24,6 +23,8 @@ from typing import Any, NoReturn
 
 import torch
 
+from . import _stack
+
 _QUANTIZATION = 'mmrazor.structures.quantization'
 
 
@@ -33,10 +34,12 @@ def apply() -> None:
     Raises:
         ImportError: If MMEngine is missing or outside its bounds.
     """
-    _require('mmengine', _wanted())
-    if any(isinstance(finder, _Quantization) for finder in sys.meta_path):
+    _stack.require('mmengine')
+    if any(isinstance(finder, _Importer) for finder in sys.meta_path):
         return
-    sys.meta_path.insert(0, _Quantization())
+    sys.meta_path.insert(0, _Quantization(_QUANTIZATION))
+    if _stack.installed_extra() == 'onedl':
+        sys.meta_path.insert(0, _VersionCheck('mmrazor'))
 
     from mmengine.utils import digit_version
 
@@ -46,15 +49,14 @@ def apply() -> None:
         _restrict_mmengine_loaders()
 
 
-class _Quantization(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports MMRazor's quantization package, or else makes it a placeholder."""
+class _Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Stands around the import of one module, which its own loader executes."""
 
-    error: ImportError | None = None
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname.startswith(_QUANTIZATION + '.') and self.error is not None:
-            _refuse(fullname, self.error)
-        if fullname != _QUANTIZATION:
+        if fullname != self.name:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         if spec is not None:
@@ -62,14 +64,41 @@ class _Quantization(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return spec
 
     def exec_module(self, module: ModuleType) -> None:
-        self.error = None
         # A package that imports by itself keeps no trace of us.
         module.__spec__.loader = module.__loader__ = self.loader
+        self.loader.exec_module(module)
+
+
+class _VersionCheck(_Importer):
+    """Imports MMRazor, whose __init__ asserts mmcv <= 2.1.0 and does nothing else."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        import mmcv
+
+        found, mmcv.__version__ = mmcv.__version__, '2.1.0'
         try:
-            self.loader.exec_module(module)
+            super().exec_module(module)
+        finally:
+            mmcv.__version__ = found
+
+
+class _Quantization(_Importer):
+    """Imports MMRazor's quantization package, or else makes it a placeholder."""
+
+    error: ImportError | None = None
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname.startswith(self.name + '.') and self.error is not None:
+            _refuse(fullname, self.error)
+        return super().find_spec(fullname, path, target)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.error = None
+        try:
+            super().exec_module(module)
         except ImportError as error:
             self.error = error
-            for name in [n for n in sys.modules if n.startswith(_QUANTIZATION + '.')]:
+            for name in [n for n in sys.modules if n.startswith(self.name + '.')]:
                 del sys.modules[name]
             for name in [n for n in vars(module) if not n.startswith('__')]:
                 delattr(module, name)
@@ -172,6 +201,9 @@ def _restrict_mmengine_loaders() -> None:
     # torchvision://, open-mmlab:// and mmcls:// call load_from_http by name, past the
     # registered schemes; only the download below it serves them all.
     checkpoint.load_url = load_url
+    # The fork loads once more, without any restriction, what its own list refuses.
+    if hasattr(checkpoint, '_safe_torch_load'):
+        checkpoint._safe_torch_load = torch.load
 
 
 @contextmanager
@@ -197,71 +229,3 @@ def _explained(source: str) -> Iterator[None]:
             f'that can run any code. If you trust whoever made the file, {allow}set '
             'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 for this one command.'
         ) from error
-
-
-def require_openmmlab() -> None:
-    """Checks the stack that distillation needs, in the order of its imports.
-
-    Only import names and ``__version__`` count, so a fork under another distribution
-    name passes. The bounds are those of the extra ``openmmlab``.
-
-    Raises:
-        ImportError: If a package is missing, outside its bounds or without its ops.
-    """
-    wanted = _wanted()
-    for name in ('mmengine', 'mmcv', 'mmdet', 'mmrazor', 'joblib'):
-        _require(name, wanted)
-        if name == 'mmcv' and importlib.util.find_spec('mmcv._ext') is None:
-            _raise(name, 'a build without compiled ops (no mmcv._ext)', wanted)
-    from mmengine.utils import get_installed_path
-
-    # MMEngine 0.10 finds `mmdet::` config bases with a module that setuptools 82 lost.
-    # A fork that does without may have any setuptools.
-    needs = 'pkg_resources' in get_installed_path.__code__.co_names
-    if needs and importlib.util.find_spec('pkg_resources') is None:
-        _raise('setuptools', 'none with pkg_resources', wanted)
-
-
-def _wanted() -> dict[str, Any]:
-    """Version specifiers by name; none when ctkd_mm is used without an install."""
-    try:
-        from packaging.requirements import Requirement
-
-        lines = importlib.metadata.requires('ctkd_mm') or []
-    except ImportError:
-        return {}
-    extra = {'extra': 'openmmlab'}
-    found = [Requirement(line) for line in lines]
-    found = [r for r in found if r.marker is None or r.marker.evaluate(extra)]
-    return {r.name: r.specifier for r in found}
-
-
-def _require(name: str, wanted: dict[str, Any]) -> None:
-    failure = None
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        _raise(name, 'not installed', wanted)
-    except AssertionError as error:
-        # A wrong release may blame another package here; its own version says more.
-        module, failure = sys.modules.get(f'{name}.version'), error
-    found = getattr(module, '__version__', None)
-    if found and name in wanted and not wanted[name].contains(found, prereleases=True):
-        _raise(name, found, wanted)
-    if failure:
-        raise failure
-
-
-def _raise(name: str, found: str, wanted: dict[str, Any]) -> NoReturn:
-    command = "in the checkout of ctkd_mm, pip install -e '.[openmmlab]'"
-    if name == 'mmcv':  # the extra would build it in isolation, without its ops
-        command = (
-            'a prebuilt wheel, or pip install --no-build-isolation --no-deps '
-            f"--no-cache-dir 'mmcv{wanted.get(name, '')}'"
-        )
-    raise ImportError(
-        f'{name}: found {found}, ctkd_mm needs {name}{wanted.get(name, "")}. '
-        f'Install it: {command}'
-    )

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Optional, Sequence
 
-from . import _compat
+from . import _stack
 
 Argv = Optional[Sequence[str]]
 
@@ -50,7 +50,7 @@ def check(argv: Argv = None) -> None:
     Raises:
         SystemExit: With status 1 and the reason, if a training would be refused.
     """
-    _compat.require_openmmlab()
+    _stack.require_openmmlab()
     from mmengine.config import Config, DictAction
 
     from .check import check
@@ -83,7 +83,7 @@ def new_pair(argv: Argv = None) -> None:
     Raises:
         SystemExit: With status 1 and the reason, if the two are no pair.
     """
-    _compat.require_openmmlab()
+    _stack.require_openmmlab()
     from .new_pair import methods, new_pair
 
     parser = argparse.ArgumentParser(
@@ -161,7 +161,7 @@ def demo(argv: Argv = None) -> None:
 
 
 def _run_mmdet_tool(name: str, argv: Argv) -> None:
-    _compat.require_openmmlab()
+    _stack.require_openmmlab()
     import mmdet
 
     from .launch import adapt_to_host

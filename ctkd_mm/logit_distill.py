@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _compat
+from . import _stack
 
-_compat.require_openmmlab()
+_stack.require_openmmlab()
 
 import mmrazor.models  # noqa: E402, F401  registers recorders, distillers, losses
 from mmengine.config import Config  # noqa: E402

@@ -155,7 +155,7 @@ class ResumableIterBasedTrainLoop(_ExactResume, IterBasedTrainLoop):
     def _resume_data(self) -> None:
         self.dataloader_iterator = None  # its workers have loaded from iteration 0 on
         super()._resume_data()
-        self.dataloader_iterator = self._remaining_batches()
+        self.dataloader_iterator = _Skippable(self._remaining_batches())
 
     def _remaining_batches(self) -> Iterator:
         # For the parent, which takes as many batches as were trained on from its
@@ -165,6 +165,20 @@ class ResumableIterBasedTrainLoop(_ExactResume, IterBasedTrainLoop):
         batches = _InfiniteDataloaderIterator(self.dataloader)
         batches._epoch = epoch
         yield from batches
+
+
+class _Skippable:
+    """Batches for either parent: MMEngine's calls next(), the fork's skip_iter()."""
+
+    def __init__(self, batches: Iterator) -> None:
+        self._batches = batches
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def skip_iter(self, num_iters: int) -> None:
+        for _ in range(num_iters):
+            next(self._batches)
 
 
 def _refuse_built_parts(dataloader: Any) -> None:

@@ -16,15 +16,25 @@ MATHEMATICS = {'torch', 'mmengine', 'numpy'}
 STACK = MATHEMATICS | {'mmcv', 'mmdet', 'mmrazor'}
 # Module: its floor, and the packages it may import beside the standard library.
 FLOORS = {
-    '_compat': (0, MATHEMATICS | {'packaging'}),
+    '_stack': (0, {'mmengine', 'packaging'}),
+    '_compat': (1, MATHEMATICS | {'mmcv'}),
     'registry': (1, {'mmengine'}),
     'gradient_reversal': (1, {'torch'}),
     'demo_data': (1, {'numpy', 'cv2', 'sklearn'}),
     'plot': (1, {'matplotlib'}),
     'extract': (3, {'mmengine'}),  # writes as checkpoint does
     'temperature': (2, MATHEMATICS),
+    'policy': (1, {'torch'}),
+    'temperature_log': (2, MATHEMATICS),
     'loss': (2, MATHEMATICS),
-    'curriculum': (3, MATHEMATICS),  # logs what temperature computes
+    'zscore': (3, MATHEMATICS),  # losses around those of loss
+    'policies': (4, MATHEMATICS),  # spread from zscore
+    'schedule': (5, MATHEMATICS),  # policies on the curriculum's ramp
+    'ld_head': (2, STACK),
+    'adapter': (5, STACK),  # a temperature for MMDetection's losses
+    'bernoulli': (3, MATHEMATICS),  # a loss as those of loss
+    'dkd': (3, MATHEMATICS),  # extends loss
+    'curriculum': (3, MATHEMATICS),  # logs as temperature_log does
     'reseed': (2, MATHEMATICS),
     'resume': (3, MATHEMATICS),  # loops over what reseed seeds
     'checkpoint': (2, MATHEMATICS),
@@ -39,11 +49,19 @@ FLOORS = {
     'explain': (3, MATHEMATICS),
     'teacher': (2, MATHEMATICS),
     'preprocess': (2, MATHEMATICS),
+    'stock_teacher': (3, MATHEMATICS),
     'launch': (2, MATHEMATICS),
+    'two_stage': (1, MATHEMATICS),
+    'one_stage': (1, MATHEMATICS),
     'teacher_check': (2, MATHEMATICS),
-    'pair': (3, STACK),
+    'distiller_config': (2, STACK),
+    'logit_distill': (3, STACK),
     'distill': (4, STACK),
+    'dense_distill': (4, STACK),
     'preflight': (5, STACK),
+    'pair_leaf': (1, {'mmengine'}),
+    'zoo': (2, MATHEMATICS | {'mmdet'}),
+    'new_pair': (4, STACK),
     'check': (6, STACK),
     'demo': (6, STACK | {'cv2', 'pycocotools'}),
     'cli': (7, STACK),

@@ -114,12 +114,15 @@ def test_slurm_test_takes_extra_srun_arguments(launched):
     assert words[-4:] == ['tools/test.py', 'c.py', 'w.pth', '--launcher=slurm']
 
 
+@pytest.mark.parametrize('stack', ['openmmlab', 'onedl', 'classification'])
 @pytest.mark.parametrize('target', ['test', 'demo', 'lint'])
-def test_a_second_make_does_no_set_up(target):
-    if not (ROOT / '.venv' / '.ready').exists():
-        pytest.skip('this checkout has no .venv made by make')
+def test_a_second_make_does_no_set_up(target, stack):
+    venv = '.venv' if stack == 'openmmlab' else f'.venv-{stack}'
+    if not (ROOT / venv / '.ready').exists():
+        pytest.skip(f'this checkout has no {venv} made by make')
+    line = ['make', '-n', target, f'STACK={stack}']
     plan = subprocess.run(
-        ['make', '-n', target], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-    )
-    assert 'setup_env.sh' not in plan.stdout
-    assert '.venv/bin/python' in plan.stdout
+        line, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    assert 'setup_env.sh' not in plan
+    assert f'{venv}/bin/python' in plan

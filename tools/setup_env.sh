@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Makes .venv, the environment of `make demo`, `make test` and `make lint`.
-# Called by make, which removes a half-made .venv first and passes the pins.
+# Makes $VENV, the environment of `make demo`, `make test` and `make lint`.
+# Called by make, which removes a half-made one first and passes the pins.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '[set-up, %d s] %s\n' "$SECONDS" "$*"; }
 die() { printf 'set-up failed: %s\n' "$*" >&2; exit 1; }
 
-[ -n "${PYTHON-}" ] && [ -n "${TORCH-}" ] && [ -n "${MMCV-}" ] && [ -n "${BUILD-}" ] &&
-    [ -n "${PACKAGES-}" ] || die 'the pins are missing; run make, which passes them'
-py=.venv/bin/python
-log=.venv/mmcv-build.log
+[ -n "${VENV-}" ] && [ -n "${PYTHON-}" ] && [ -n "${TORCH-}" ] && [ -n "${MMCV-}" ] &&
+    [ -n "${BUILD-}" ] && [ -n "${PACKAGES-}" ] ||
+    die 'the pins are missing; run make, which passes them'
+py=$VENV/bin/python
+log=$VENV/mmcv-build.log
 # pip ends normally on Ctrl-C; without this, that would pass for a damaged wheel.
 trap 'exit 130' INT
 # An inherited PYTHONPATH would let another environment's packages pass the checks.
@@ -59,12 +60,12 @@ build_mmcv() { # into the cache folder $1
     # isolated build finds no torch and "succeeds" without any operator. No pip cache:
     # pip would file the wheel under its source only, and reuse it for another torch.
     CFLAGS='-O1 -g0 -DNDEBUG -fwrapv' MMCV_WITH_OPS=1 FORCE_CUDA=0 MAX_JOBS="$(nproc)" \
-        pip wheel -v --no-cache-dir --no-deps --no-build-isolation --no-binary mmcv \
-        -w .venv/wheel "$MMCV" 2>&1 | tee "$log" | show_progress || {
+        pip wheel -v --no-cache-dir --no-deps --no-build-isolation \
+        --no-binary "${MMCV%%==*}" -w "$VENV/wheel" "$MMCV" 2>&1 | tee "$log" | show_progress || {
         tail -n 30 "$log" >&2
         die "$MMCV did not compile (above: the end of $PWD/$log)"
     }
-    wheel=$(echo .venv/wheel/mmcv-*.whl)
+    wheel=$(echo "$VENV"/wheel/*mmcv-*.whl)
     "$py" -m zipfile -l "$wheel" | grep '^mmcv/_ext\..*so ' >/dev/null ||
         die "$MMCV was built without its operators; see $PWD/$log"
     # Copied beside its place, then renamed: the cache never shows half a wheel.
@@ -74,14 +75,14 @@ build_mmcv() { # into the cache folder $1
 }
 
 try_mmcv() { # from the cache folder $1
-    ls "$1"/mmcv-*.whl >/dev/null 2>&1 &&
-        pip install -qq --no-deps --no-cache-dir --force-reinstall "$1"/mmcv-*.whl &&
+    ls "$1"/*mmcv-*.whl >/dev/null 2>&1 &&
+        pip install -qq --no-deps --no-cache-dir --force-reinstall "$1"/*mmcv-*.whl &&
         "$py" -c 'import mmcv._ext, mmcv.ops'
 }
 
 check_host
-say "making .venv with $("$PYTHON" --version) and $TORCH"
-"$PYTHON" -m venv .venv
+say "making $VENV with $("$PYTHON" --version) and $TORCH"
+"$PYTHON" -m venv "$VENV"
 pip install -qq -U 'pip>=25'
 # shellcheck disable=SC2086  # BUILD and PACKAGES are lists
 pip install -qq "$TORCH" $BUILD
