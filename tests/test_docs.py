@@ -10,7 +10,6 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-
 DOCTESTS = (
     'adapter',
     'bernoulli',
