@@ -8,6 +8,7 @@ from typing import Any
 
 from mmdet.models.losses import KnowledgeDistillationKLDivLoss
 from mmdet.models.losses.kd_loss import knowledge_distillation_kl_div_loss
+from mmrazor.models.losses import DKDLoss
 from torch import Tensor, nn
 
 from .loss import at_least_float32
@@ -40,8 +41,8 @@ class WithTemperature(nn.Module):
       MMDetection's ``KnowledgeDistillationKLDivLoss`` does; here only the teacher's
       logits are detached, so that tau has its whole gradient.
     - PyTorch's ``kl_div`` has a gradient of NaN in tau where a teacher's probability
-      is exactly 0: in float32, a logit some 100 tau below the highest, or MMRazor's
-      ``DKDLoss`` always. :class:`ctkd_mm.loss.CTKDLoss` and ``DKDLoss`` have not.
+      is exactly 0: in float32, a logit some 100 tau below the highest.
+      :class:`ctkd_mm.loss.CTKDLoss` and ``DKDLoss`` have not.
 
     Args:
         loss: A module with a number ``tau`` or ``T``, or its config without one. Its
@@ -50,8 +51,9 @@ class WithTemperature(nn.Module):
             config, for example ``dict(type='ctkd_mm.GlobalTemperature')``.
 
     Raises:
-        ValueError: If ``loss`` has no temperature or its config gives it a second
-            one, or the temperature is one for each sample.
+        ValueError: If ``loss`` has no temperature, its config gives it a second one, or
+            it has no gradient in one (MMRazor's ``DKDLoss``); if the temperature is one
+            for each sample.
 
     Source: CTKD, arXiv 2211.16231, proposed as a part that existing distillation
     losses take.
@@ -76,6 +78,11 @@ class WithTemperature(nn.Module):
         if isinstance(temperature, dict):
             temperature = MODELS.build(temperature)
         self.name = _find_number(loss)
+        if isinstance(loss, DKDLoss):
+            raise ValueError(
+                "WithTemperature: mmrazor's DKDLoss has a gradient of NaN in a "
+                'temperature, as its masked softmax is exactly 0: take ctkd_mm.DKDLoss'
+            )
         if isinstance(temperature, InstanceTemperature):
             raise ValueError(_one_for_all(loss, temperature, 'one for each sample'))
         self.loss = loss

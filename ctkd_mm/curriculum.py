@@ -72,8 +72,13 @@ def cosine_curriculum(
         >>> [round(cosine_curriculum(epoch, end=5), 4) for epoch in range(6)]
         [0.0955, 0.3455, 0.6545, 0.9045, 1.0, 1.0]
     """
-    ramp = (1 - math.cos(math.pi * progress(epoch, end, begin))) / 2
+    ramp = half_cosine(progress(epoch, end, begin))
     return lambda_min + (lambda_max - lambda_min) * ramp
+
+
+def half_cosine(share: float) -> float:
+    """Map 0..1 to 0..1, flat at both ends: ``(1 - cos(pi share)) / 2``."""
+    return (1 - math.cos(math.pi * share)) / 2
 
 
 class RampHook(TemperatureLogHook):

@@ -9,10 +9,9 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from .bernoulli import BernoulliCTKDLoss
 from .distiller_config import takes_labels
 from .logit_distill import LogitDistill
-from .loss import SoftLoss
+from .loss_check import check_loss
 from .one_stage import check_aligned, dense_head, has_sigmoid
 from .registry import MODELS
 from .teacher_check import check_dense_head
@@ -85,7 +84,8 @@ class DenseLogitDistill(LogitDistill):
                 'classes, ctkd_mm.CTKDLoss for softmax'
             )
         super().__init__(architecture, teacher, loss_kd, **kwargs)
-        _check_loss(self.distiller.distill_losses['loss_kd'], self.student.bbox_head)
+        sigmoid = has_sigmoid(self.student.bbox_head)
+        check_loss(self.distiller.distill_losses['loss_kd'], sigmoid)
         self.data_preprocessor.require_equal_padding()
 
     def check_pair(self, student: BaseModel, teacher: BaseModel) -> int:
@@ -123,23 +123,3 @@ class DenseLogitDistill(LogitDistill):
             check_dense_head('architecture', self.student),
             check_dense_head('teacher', self.teacher),
         ]
-
-
-def _check_loss(loss: nn.Module, head: nn.Module) -> None:
-    from mmrazor.models.losses import DISTLoss, KLDivergence
-
-    parts = list(loss.modules())  # a loss may stand inside another
-    sigmoid = [m for m in parts if isinstance(m, BernoulliCTKDLoss)]
-    softmax = [m for m in parts if isinstance(m, (SoftLoss, KLDivergence, DISTLoss))]
-    if sigmoid and not has_sigmoid(head):
-        raise ValueError(
-            f'loss_kd has {type(sigmoid[0]).__name__}, to which each column is a '
-            'sigmoid, but bbox_head.loss_cls.use_sigmoid is False: the columns are a '
-            'softmax with a background; take ctkd_mm.CTKDLoss'
-        )
-    if softmax and not sigmoid and has_sigmoid(head):
-        raise ValueError(
-            f'loss_kd has {type(softmax[0]).__name__}, to which the columns are a '
-            'softmax, but bbox_head.loss_cls.use_sigmoid is True: each column is a '
-            'sigmoid, without a background; take ctkd_mm.BernoulliCTKDLoss'
-        )

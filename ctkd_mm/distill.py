@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from .logit_distill import LogitDistill
+from .loss_check import check_loss
 from .registry import MODELS
 from .teacher_check import check_roi_head
 from .two_stage import box_forward, box_head, check_classes, roi_path
@@ -60,6 +61,7 @@ class RoILogitDistill(LogitDistill):
     ) -> None:
         self.student_stage, self.teacher_stage = student_stage, teacher_stage
         super().__init__(architecture, teacher, loss_kd, **kwargs)
+        check_loss(self.distiller.distill_losses['loss_kd'], sigmoid=False)
 
     def check_pair(self, student: BaseModel, teacher: BaseModel) -> int:
         """Check that both score RoIs for the same softmax classes."""
@@ -115,11 +117,16 @@ class RoILogitDistill(LogitDistill):
         if not logits:  # no RoI was left for this stage
             return images.new_empty(0, 5)
         # A sampler may have cropped candidates before them, a mask head some after.
-        feats, rois = next(
-            crop
-            for crop in reversed(records['rois'].data_buffer)
-            if len(crop[1]) == len(logits[-1][0])
-        )
+        num_rois = len(logits[-1][0])
+        crops = [c for c in records['rois'].data_buffer if len(c[1]) == num_rois]
+        if not crops:
+            raise RuntimeError(
+                f'architecture ({type(self.student).__name__}) scored {num_rois} RoIs, '
+                'but its bbox_roi_extractor has not cropped that many: which RoIs the '
+                'logits are of is not known. Take a student whose bbox_head scores '
+                'what its bbox_roi_extractor crops'
+            )
+        feats, rois = crops[-1]
         if len(feats[0]) != len(images):
             raise RuntimeError(
                 f'architecture ({type(self.student).__name__}) scores RoIs of '

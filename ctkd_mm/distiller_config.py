@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from mmrazor.registry import MODELS
 
 
 def takes_labels(loss_kd: dict) -> bool:
     """Whether a loss config names a loss whose ``forward`` has ``labels``."""
-    while 'loss' in loss_kd:  # a loss around a loss passes them on
-        loss_kd = loss_kd['loss']
-    loss = MODELS.get(loss_kd['type'])  # None for an unknown one: its build says so
-    return loss is not None and 'labels' in inspect.signature(loss.forward).parameters
+    loss: Any = loss_kd
+    while isinstance(loss, dict):  # a loss around a loss passes them on
+        loss = loss.get('loss', loss.get('type'))
+    if isinstance(loss, str):
+        loss = MODELS.get(loss)
+    if loss is None:
+        return False  # its build says what is missing
+    return 'labels' in inspect.signature(loss.forward).parameters
 
 
 def join(distiller: dict, ours: dict, loss_kd: dict) -> dict:

@@ -14,15 +14,14 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from .listing import some
+from .policy import Policy, find_temperatures
 from .registry import HOOKS
-from .temperature import find_temperatures
 
 ADVICE = (
     'Try a lower optim_wrapper.optimizer.lr or a longer warm-up, '
     'optim_wrapper.clip_grad=dict(max_norm=10), with AMP '
-    "optim_wrapper.dtype='bfloat16' or no AMP, a smaller tau_range in "
-    'model.loss_kd.temperature; or let default_hooks.finite.max_skips bad steps in a '
-    'row pass'
+    "optim_wrapper.dtype='bfloat16' or no AMP, a smaller tau_range of the temperature; "
+    'or let default_hooks.finite.max_skips bad steps in a row pass'
 )
 
 
@@ -151,7 +150,7 @@ class FiniteHook(Hook):
         values = dict(self.losses)
         if values:  # else tau is that of another step
             taus = self._curriculum().items()
-            values.update({f'tau of {name}': tau.mean() for name, (tau, _) in taus})
+            values.update({f'tau of {name}': m.tau.mean() for name, m in taus})
         numbers = list(values.values())
         if gradients:
             numbers += torch._foreach_norm(list(gradients.values()))
@@ -192,10 +191,10 @@ class FiniteHook(Hook):
         for buffer, before in self.buffers:
             buffer.copy_(before)
 
-    def _curriculum(self) -> dict[str, tuple[Tensor, float]]:
-        """Name every temperature's last tau and its lambda."""
+    def _curriculum(self) -> dict[str, Policy]:
+        """Name the temperatures that have been used."""
         return {
-            name: (module.tau, module.grl.lambda_)
+            name: module
             for name, module in self.temperatures.items()
             if module.tau is not None and module.tau.numel()
         }
@@ -203,8 +202,8 @@ class FiniteHook(Hook):
     def _message(self, runner: Runner, found: list[str]) -> str:
         where = f'iteration {runner.iter + 1}, epoch {runner.epoch + 1}'
         curriculum = ''.join(
-            f'; {name}: tau = {tau.mean().item():g}, lambda = {lambda_:g}'
-            for name, (tau, lambda_) in self._curriculum().items()
+            f'; {name}: tau = {module.tau.mean().item():g}{_lambda(module)}'
+            for name, module in self._curriculum().items()
         )
         return f'not finite in {where}: {", ".join(found)}{curriculum}'
 
@@ -217,6 +216,11 @@ def _optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
     wrapper = runner.optim_wrapper
     wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
     return [wrapper.optimizer for wrapper in wrappers]
+
+
+def _lambda(temperature: Policy) -> str:
+    grl = getattr(temperature, 'grl', None)  # a learnable one's
+    return '' if grl is None else f', lambda = {grl.lambda_:g}'
 
 
 def _overflow(optim_wrapper: Any) -> bool:

@@ -257,14 +257,14 @@ class LogitDistill(SingleTeacherDistill):
                 module.inplace = False
 
     def _check_temperatures(self, num_classes: int) -> None:
-        for module in self.distiller.modules():
+        for name, module in self.distiller.distill_losses.named_modules():
             if (
                 isinstance(module, InstanceTemperature)
                 and module.num_classes != num_classes
             ):
                 raise ValueError(
-                    'loss_kd.temperature.num_classes must be that of student and '
-                    f'teacher, {num_classes}, got {module.num_classes}'
+                    f'{name}.num_classes must be that of student and teacher, '
+                    f'{num_classes}, got {module.num_classes}'
                 )
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> LogitDistill:

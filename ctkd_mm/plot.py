@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Sequence, Union
 
@@ -66,7 +67,7 @@ def plot_curriculum(runs: Sequence[PathLike], out: PathLike) -> Path:
     tau_axes, lambda_axes = figure.subplots(2, sharex=True, height_ratios=(2, 1))
     for run in runs:
         lines = [line for line in read_scalars(run) if any(map(_is_tau, line))]
-        names = [key for key in (lines or [{}])[0] if _is_tau(key)]
+        names = sorted({key for line in lines for key in line if _is_tau(key)})
         if not names:
             raise ValueError(
                 f'the log of {run} has no tau: it was not trained with CurriculumHook '
@@ -79,8 +80,8 @@ def plot_curriculum(runs: Sequence[PathLike], out: PathLike) -> Path:
             curve = [line.get(name) for line in lines]
             tau_axes.plot(steps, curve, label=label + name[len('tau') :])
             low, high = (name.replace('tau', f'tau_{end}', 1) for end in ('min', 'max'))
-            if low in lines[0]:
-                band = [[line.get(key) for line in lines] for key in (low, high)]
+            if any(low in line for line in lines):
+                band = [[line.get(k, math.nan) for line in lines] for k in (low, high)]
                 tau_axes.fill_between(steps, *band, alpha=0.2)
         lambda_axes.plot(steps, [line.get('lambda') for line in lines])
     tau_axes.set_ylabel('temperature')

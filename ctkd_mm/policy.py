@@ -24,3 +24,16 @@ class Policy(nn.Module):
         """Remember tau and return it."""
         self.tau = tau.detach()
         return tau
+
+
+def find_temperatures(model: nn.Module) -> dict[str, Policy]:
+    """Find every temperature in a model, learnable or not, by its path there.
+
+    Args:
+        model: Any module, wrapped or not.
+
+    Returns:
+        The temperatures, in the order of the modules.
+    """
+    modules = model.named_modules()
+    return {name: module for name, module in modules if isinstance(module, Policy)}

@@ -197,7 +197,7 @@ def check_weights(runner: Runner, checkpoint: dict) -> None:
 
     Raises:
         ValueError: If no weight fits; on a resume or an evaluation of a
-            ``RoILogitDistill``, if any is missing or of another shape.
+            distillation, if any is missing or of another shape.
     """
     model = _unwrapped(runner)
     weights = checkpoint.get('state_dict', checkpoint)
@@ -211,9 +211,13 @@ def check_weights(runner: Runner, checkpoint: dict) -> None:
     raise ValueError(
         f'{runner._load_from or runner.work_dir}: {len(lost)} of {len(own)} weights of '
         f'the model are missing or of another shape, {lost[0]} for example; the file '
-        f'has {", ".join(prefixes)}. A distillation run has architecture and '
-        'distiller: evaluate the extracted student with its own config '
-        '(configs/baseline), and resume with the config of the run'
+        f'has {", ".join(prefixes)}. Resume with the config of the run'
+        + (
+            '; a distillation run has architecture and distiller: evaluate the '
+            'extracted student with its own config (configs/baseline)'
+            if 'architecture' in {key.split('.')[0] for key in [*own, *found]}
+            else ''
+        )
     )
 
 

@@ -40,15 +40,15 @@ class PairDataPreprocessor(BaseDataPreprocessor):
                     'with (mean, std, channel order, padding)'
                 )
         self.student, self.teacher = student, teacher
-        self.shared = _pixels(student) == _pixels(teacher)
+        self.shared = pixels_of(student) == pixels_of(teacher)
         augments = getattr(student, 'batch_augments', None)
         if augments is not None and not self.shared:
             names = [type(augment).__name__ for augment in augments]
             raise ValueError(
                 f'architecture.data_preprocessor.batch_augments={names} changes the '
                 'images after they were normalised; a teacher that wants other pixels '
-                f'cannot follow. Student: {_pixels(student)}, teacher: '
-                f'{_pixels(teacher)}. Drop the batch_augments or take a teacher with '
+                f'cannot follow. Student: {pixels_of(student)}, teacher: '
+                f'{pixels_of(teacher)}. Drop the batch_augments or take a teacher with '
                 "the student's data_preprocessor"
             )
 
@@ -96,13 +96,14 @@ class PairDataPreprocessor(BaseDataPreprocessor):
             )
 
 
-def _pixels(preprocessor: ImgDataPreprocessor) -> dict:
+def pixels_of(preprocessor: BaseDataPreprocessor) -> dict:
     """What decides about the pixels, comparable."""
     values = dict(type=type(preprocessor).__name__)
     for key in ('mean', 'std'):
         value = getattr(preprocessor, key, None)
         values[key] = None if value is None else value.flatten().tolist()
-    values['swaps_channels'] = preprocessor._channel_conversion
+    swaps = getattr(preprocessor, 'to_rgb', None)  # mmpretrain's name
+    values['swaps_channels'] = getattr(preprocessor, '_channel_conversion', swaps)
     for key in ('pad_size_divisor', 'pad_value'):
-        values[key] = getattr(preprocessor, key)
+        values[key] = getattr(preprocessor, key, None)
     return values

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from .curriculum import RampHook, progress
+from .curriculum import RampHook, half_cosine, progress
 from .policies import check_tau
 from .policy import Policy
 from .registry import HOOKS, MODELS
@@ -22,7 +20,8 @@ class ScheduledTemperature(Policy):
     it anew.
 
     Args:
-        tau_begin: Temperature at progress 0, > 0.
+        tau_begin: Temperature at progress 0, > 0: before the first epoch, in which
+            progress is 1 / (end - begin) already, as lambda's is.
         tau_end: Temperature at progress 1, > 0.
 
     Attributes:
@@ -89,7 +88,7 @@ class CosineTemperature(ScheduledTemperature):
     @staticmethod
     def ramp(progress: float) -> float:
         """Return the share."""
-        return (1 - math.cos(math.pi * progress)) / 2
+        return half_cosine(progress)
 
 
 def set_progress(module: nn.Module, value: float) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mmengine.model import BaseModel, ImgDataPreprocessor
+from mmengine.model import BaseDataPreprocessor, BaseModel
 
-from .preprocess import PairDataPreprocessor
+from .preprocess import pixels_of
 from .teacher import load_teacher, weights_sha256
 
 
@@ -40,9 +40,10 @@ def adopt_teacher(model: BaseModel, teacher_ckpt: str | None) -> None:
             'model.teacher_ckpt is None: the teacher would be random. Give the path or '
             'URL of the checkpoint that the teacher was trained to'
         )
-    pixels = model.data_preprocessor, teacher.data_preprocessor
-    images = all(isinstance(part, ImgDataPreprocessor) for part in pixels)
-    if images and not PairDataPreprocessor(*pixels).shared:
+    own = teacher.data_preprocessor
+    # The base class stands in a model whose config has none: nothing to compare.
+    known = type(own) is not BaseDataPreprocessor
+    if known and pixels_of(own) != pixels_of(model.data_preprocessor):
         raise ValueError(
             f'{type(model).__name__} shows the teacher the pixels of the student, but '
             "the teacher's data_preprocessor differs from model.data_preprocessor "

@@ -109,7 +109,7 @@ def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
 
 @torch.no_grad()
 def check_dense_head(key: str, model: BaseModel) -> str:
-    """Run a one-stage detector on a blank image, and compare with its config.
+    """Run a one-stage detector on an empty image, and compare with its config.
 
     Args:
         key: ``architecture`` or ``teacher``, for the message.
@@ -128,7 +128,9 @@ def check_dense_head(key: str, model: BaseModel) -> str:
     size = getattr(generator, 'input_size', PROBE_SIZE)  # SSD is built for one
     device = next(model.parameters()).device
     model.eval()  # a probe must not move BatchNorm's statistics
-    levels = head(model.extract_feat(torch.zeros(1, 3, size, size, device=device)))[0]
+    # Not zeros: an untrained head without biases would give zeros, as sigmoids might.
+    image = torch.linspace(-2, 2, 3 * size**2, device=device).view(1, 3, size, size)
+    levels = head(model.extract_feat(image))[0]
     model.train(training)
     strides = [stride[0] for stride in generator.strides]
     cells = [level.shape[-1] for level in levels]

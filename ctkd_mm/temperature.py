@@ -72,19 +72,6 @@ class Temperature(Policy):
         return self.keep(self.tau_init + self.tau_range * self.grl(raw).sigmoid())
 
 
-def find_temperatures(model: nn.Module) -> dict[str, Temperature]:
-    """Find every learnable temperature in a model, by its path there.
-
-    Args:
-        model: Any module, wrapped or not.
-
-    Returns:
-        The temperatures, in the order of the modules.
-    """
-    modules = model.named_modules()
-    return {name: module for name, module in modules if isinstance(module, Temperature)}
-
-
 @MODELS.register_module()
 class GlobalTemperature(Temperature):
     """One learnable temperature for all samples.
@@ -124,7 +111,8 @@ class InstanceTemperature(Temperature):
     its own temperature, least of all with the reversed sign of this branch.
 
     Args:
-        num_classes: Foreground classes C; logits have C + 1 columns.
+        num_classes: Foreground classes C; logits have C + 1 columns. Of a classifier
+            without a background: its number of classes - 1.
         hidden_channels: Width of the hidden layer. CTKD publishes neither width
             nor activation; 128 and ReLU are ours.
         tau_init: See :class:`Temperature`.

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from .policy import Policy
+from .policy import Policy, find_temperatures
 from .registry import HOOKS
 
 
@@ -62,8 +62,7 @@ class TemperatureLogHook(Hook):
 
 def _numbered_temperatures(runner: Runner) -> dict[str, Policy]:
     """Map a log-key suffix, empty for a single one, to every temperature."""
-    modules = runner.model.named_modules()
-    found = {name: module for name, module in modules if isinstance(module, Policy)}
+    found = find_temperatures(runner.model)
     if len(found) == 1:
         return {'': next(iter(found.values()))}
     # Numbers, not names: LogProcessor averages every key with "loss" in it.

@@ -9,7 +9,7 @@ from torch import nn
 
 from ctkd_mm import CTKDLoss, set_lambda
 from ctkd_mm.adapter import WithTemperature
-from ctkd_mm.temperature import find_temperatures
+from ctkd_mm.policy import find_temperatures
 
 LOSSES = [
     dict(type='mmrazor.KLDivergence', loss_weight=0.7),
@@ -144,6 +144,11 @@ def test_a_loss_without_a_temperature_is_refused():
         WithTemperature(dict(type='mmrazor.PKDLoss'), GLOBAL)
     with pytest.raises(ValueError, match='loss=CTKDLoss has no temperature'):
         WithTemperature(CTKDLoss(GLOBAL), GLOBAL)
+
+
+def test_mmrazors_dkd_is_refused_in_favour_of_ours():
+    with pytest.raises(ValueError, match='NaN in .*: take ctkd_mm.DKDLoss'):
+        WithTemperature(dict(type='mmrazor.DKDLoss'), GLOBAL)
 
 
 @pytest.mark.parametrize('loss', [LOSSES[0], LOSSES[-1]], ids=name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from conftest import save_detector
 from dense_detectors import narrow_detector
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
 
@@ -17,6 +18,7 @@ from ctkd_mm.dense_distill import DenseLogitDistill, DenseRows
 from ctkd_mm.preflight import PreflightHook
 from ctkd_mm.registry import MODELS
 
+METHODS = Path(__file__).parents[1] / 'configs' / '_base_' / 'methods'
 DETECTORS = ['retinanet', 'fcos', 'atss', 'gfl', 'rtmdet']
 GLOBAL = dict(type='ctkd_mm.GlobalTemperature')
 BERNOULLI = dict(type='ctkd_mm.BernoulliCTKDLoss', temperature=GLOBAL)
@@ -81,13 +83,19 @@ def test_two_iterations_follow_the_formula_and_climb_in_tau(name, digits_batch):
     model = build(narrow_detector(name), narrow_detector(name, 64), loss_kd)
     seen, raw_tau = watch(model), model.distiller.distill_losses.loss_kd.temperature
     teacher = copy.deepcopy(model.teacher.state_dict())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    # The method's own: some of these heads share their layers among levels.
+    method = Config.fromfile(METHODS / 'ctkd-dense.py')
+    optim_wrapper = build_optim_wrapper(
+        model,
+        dict(
+            optimizer=dict(type='SGD', lr=0.01, weight_decay=0.0),
+            paramwise_cfg=method.paramwise_cfg,
+        ),
+    )
     model.train()
     for _ in range(2):
         raw = raw_tau.raw_tau.item()
-        log_vars = model.train_step(
-            copy.deepcopy(digits_batch), OptimWrapper(optimizer)
-        )
+        log_vars = model.train_step(copy.deepcopy(digits_batch), optim_wrapper)
         tau = 1 + 20 / (1 + np.exp(-raw))
         want = reference(seen, tau, confidence=2)
         assert want > 0.01
@@ -168,6 +176,20 @@ def test_softmax_heads_take_the_loss_of_two_stage_detectors(digits_batch):
     [
         (CTKD, narrow_detector, 'has CTKDLoss, .* take ctkd_mm.BernoulliCTKDLoss'),
         (dict(type='mmrazor.KLDivergence'), narrow_detector, 'has KLDivergence'),
+        (
+            dict(type='ctkd_mm.ZScoreLoss', loss=BERNOULLI),
+            narrow_detector,
+            'has ZScoreLoss',
+        ),
+        (
+            dict(
+                type='ctkd_mm.WithTemperature',
+                loss=dict(type='mmdet.KnowledgeDistillationKLDivLoss'),
+                temperature=GLOBAL,
+            ),
+            narrow_detector,
+            'has KnowledgeDistillationKLDivLoss',
+        ),
         (BERNOULLI, softmax_retinanet, 'has BernoulliCTKDLoss, .* ctkd_mm.CTKDLoss'),
         (
             dict(type='ctkd_mm.DKDLoss', temperature=GLOBAL),
@@ -175,7 +197,7 @@ def test_softmax_heads_take_the_loss_of_two_stage_detectors(digits_batch):
             'loss_kd=ctkd_mm.DKDLoss wants the labels',
         ),
     ],
-    ids=['ctkd', 'kl', 'bernoulli', 'dkd'],
+    ids=['ctkd', 'kl', 'zscore', 'ld', 'bernoulli', 'dkd'],
 )
 def test_a_loss_for_other_classes_is_refused_by_name(loss_kd, detector, message):
     cfg = detector() if detector is softmax_retinanet else detector('retinanet')

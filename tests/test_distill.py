@@ -268,11 +268,36 @@ def test_a_detector_without_one_box_head_is_refused_by_key(ctkd_cfg, key):
         build(ctkd_cfg)
 
 
+def test_a_loss_for_sigmoid_classes_is_refused_by_name(ctkd_cfg):
+    ctkd_cfg['loss_kd']['type'] = 'ctkd_mm.BernoulliCTKDLoss'
+    with pytest.raises(ValueError, match='BernoulliCTKDLoss, .* take ctkd_mm.CTKDLoss'):
+        build(ctkd_cfg)
+
+
+@pytest.mark.parametrize('loss', ['class', 'module', 'unknown'])
+def test_a_loss_in_any_of_mmengines_forms_is_understood(ctkd_cfg, loss):
+    from ctkd_mm import CTKDLoss, DKDLoss, GlobalTemperature, ZScoreLoss
+
+    if loss == 'class':
+        ctkd_cfg['loss_kd']['type'] = DKDLoss
+    elif loss == 'module':
+        inner = CTKDLoss(GlobalTemperature())
+        ctkd_cfg['loss_kd'] = dict(type=ZScoreLoss, loss=inner)
+    else:
+        ctkd_cfg['loss_kd']['type'] = 'ctkd_mm.Missing'
+        with pytest.raises(KeyError, match='ctkd_mm.Missing is not in the'):
+            build(ctkd_cfg)
+        return
+    recorders = build(ctkd_cfg).distiller.student_recorders.recorders
+    assert ('roi_labels' in recorders) == (loss == 'class')
+
+
 def test_an_instance_temperature_for_other_classes_is_refused_at_build(ctkd_cfg):
     ctkd_cfg['loss_kd']['temperature'] = dict(
         type='ctkd_mm.InstanceTemperature', num_classes=80
     )
-    with pytest.raises(ValueError, match='student and teacher, 10, got 80'):
+    message = 'loss_kd.temperature.num_classes .* student and teacher, 10, got 80'
+    with pytest.raises(ValueError, match=message):
         build(ctkd_cfg)
 
 

@@ -16,7 +16,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from ctkd_mm import set_lambda
+from ctkd_mm import BernoulliCTKDLoss, GlobalTemperature, set_lambda
 from ctkd_mm.launch import leave_group
 from ctkd_mm.logit_distill import build_detector
 from ctkd_mm.registry import MODELS
@@ -136,6 +136,28 @@ def test_the_gradient_is_that_of_the_joined_batch(ctkd_cfg, batch, tmp_path):
         assert torch.equal(first[name], second[name]), name
         scale = value.abs().max().item()
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5 * scale)
+
+
+def dense_gradient(rank: int | None, preds: tuple[Tensor, Tensor]) -> Tensor:
+    """Gradient in tau of a rank's half of the places, or of all, mean over ranks."""
+    places = slice(None) if rank is None else slice(8 * rank, 8 * rank + 8)
+    loss_kd = BernoulliCTKDLoss(GlobalTemperature(), confidence=2)
+    loss_kd(*(logits[places] for logits in preds)).backward()
+    gradient = loss_kd.temperature.raw_tau.grad
+    if rank is not None:
+        dist.all_reduce(gradient)
+        gradient /= 2
+    return gradient
+
+
+@pytest.mark.slow
+def test_dense_places_weigh_as_in_the_joined_batch_however_they_fall(tmp_path):
+    preds = torch.randn(2, 16, 5, generator=torch.Generator().manual_seed(0)).unbind()
+    preds[1][8:] -= 4  # the teacher sees little in the second rank's images
+    job = functools.partial(dense_gradient, preds=preds)
+    first, second = (r['job'] for r in on_two_ranks(tmp_path, dict(job=job)))
+    torch.testing.assert_close(first, dense_gradient(None, preds))
+    assert torch.equal(first, second)
 
 
 @pytest.mark.slow

@@ -170,6 +170,17 @@ def test_a_stop_leaves_the_weights_and_the_last_good_checkpoint(
     assert changed == [k for k in changed if k.endswith('raw_tau')]
 
 
+def test_a_temperature_that_learns_nothing_is_named_too(tmp_path, ctkd_cfg, batch):
+    def poison(runner, data_batch):
+        runner.model.distiller.distill_losses.loss_kd.temperature.value = NAN
+
+    constant = dict(type='ctkd_mm.ConstantTemperature', tau=2)
+    ctkd_cfg['loss_kd']['temperature'] = constant
+    message = stopped(train(tmp_path, ctkd_cfg, batch, poison)[0])
+    assert 'tau of distiller.distill_losses.loss_kd.temperature = nan' in message
+    assert 'lambda' not in message
+
+
 @pytest.mark.parametrize('action', [poison_image, poison_gradient])
 @pytest.mark.parametrize('optimizer', ['SGD', 'AdamW'])
 def test_a_skipped_step_leaves_model_and_optimizer_as_they_were(

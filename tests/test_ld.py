@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner, load_checkpoint
 
 from ctkd_mm import cosine_curriculum, set_lambda
-from ctkd_mm.temperature import find_temperatures
+from ctkd_mm.policy import find_temperatures
 
 METHODS = ('ld', 'ctkd-ld')
 PLACE = 'bbox_head.loss_ld.temperature'

@@ -7,9 +7,11 @@ import copy
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
+from ctkd_mm.preprocess import pixels_of
 from ctkd_mm.stock_teacher import teacher_of
 from ctkd_mm.teacher import weights_sha256
 
@@ -76,6 +78,19 @@ def test_other_pixels_are_refused(cfg):
     cfg.model.teacher.data_preprocessor.std = [1.0, 1.0, 1.0]
     with pytest.raises(ValueError, match='shows the teacher the pixels of the student'):
         Runner.from_cfg(cfg).train()
+
+
+def test_the_pixels_of_classifiers_are_compared_too():
+    class Classifiers(BaseDataPreprocessor):  # as mmpretrain's, no ImgDataPreprocessor
+        def __init__(self, mean, to_rgb=False):
+            super().__init__()
+            self.register_buffer('mean', torch.tensor(mean).view(-1, 1, 1))
+            self.to_rgb = to_rgb
+
+    one = Classifiers([1.0, 2, 3])
+    assert pixels_of(one) == pixels_of(Classifiers([1.0, 2, 3]))
+    assert pixels_of(one) != pixels_of(Classifiers([1.0, 2, 4]))
+    assert pixels_of(one) != pixels_of(Classifiers([1.0, 2, 3], to_rgb=True))
 
 
 def test_no_file_is_refused(cfg):

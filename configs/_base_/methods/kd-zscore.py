@@ -1,4 +1,6 @@
 # Logit Standardization: both models' logits at mean 0 and spread 1.
+# The gradient grows as 1 / sigma, large while the student's box head is fresh: consider
+# optim_wrapper.clip_grad.
 loss_kd = dict(
     type='ctkd_mm.ZScoreLoss',
     loss=dict(

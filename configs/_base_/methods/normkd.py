@@ -1,4 +1,6 @@
 # NormKD: for each RoI and model a temperature in the proportion of its logits' spread.
+# The gradient grows as 1 / sigma, large while the student's box head is fresh: consider
+# optim_wrapper.clip_grad.
 loss_kd = dict(
     type='ctkd_mm.NormKDLoss',
     loss=dict(
