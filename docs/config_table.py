@@ -42,7 +42,7 @@ def link(text: str, path: Path) -> str:
 def method_table() -> list[str]:
     """One line for each method: its name and what its file says it does."""
     rows = ['| method | what it does |', '|---|---|']
-    for path in sorted(CONFIGS.glob('_base_/methods/*.py')):
+    for path in sorted(CONFIGS.glob('_base_/methods/*.py'), key=lambda p: p.stem):
         sentence = re.match(r'.*?\.(?= |$)|.*', opening_comment(path)).group()
         rows.append(f'| {link(path.stem, path)} | {sentence} |')
     return rows
@@ -55,9 +55,8 @@ def pair_table() -> list[str]:
     for pair in sorted({pair for pair, _, _ in found}):
         path = CONFIGS / '_base_' / 'pairs' / f'{pair}.py'
         teacher = re.search(r'Teacher: (.*?)\.(?= |$)', opening_comment(path)).group(1)
-        configs = ', '.join(
-            link(method, leaf) for name, method, leaf in found if name == pair
-        )
+        methods = sorted((method, leaf) for name, method, leaf in found if name == pair)
+        configs = ', '.join(link(method, leaf) for method, leaf in methods)
         rows.append(f'| {link(pair, path)} | {teacher} | {configs} |')
     return rows
 
