@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import shlex
 import sys
@@ -92,7 +93,7 @@ def new_pair(argv: Argv = None) -> None:
     for role in ('teacher', 'student'):
         parser.add_argument(role, help='config: path, mmdet::path, or name in the zoo')
     parser.add_argument(
-        '--method', default='ctkd', choices=methods(), help='default: %(default)s'
+        '--method', default='ctkd', help=f'default: %(default)s; {", ".join(methods())}'
     )
     parser.add_argument('--teacher-ckpt', help="path or URL; default: the model zoo's")
     parser.add_argument('-o', '--out', required=True, help='the config to write')
@@ -103,9 +104,10 @@ def new_pair(argv: Argv = None) -> None:
         kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
         sys.exit(f'{args.out} is not written. {kind}{error}')
     config, work_dir = shlex.quote(args.out), f'work_dirs/{Path(args.out).stem}'
+    tools = shlex.quote(os.path.relpath(Path(__file__).parents[1] / 'tools'))
     print('\n'.join([*report, f'{args.out} is written. Check, then train:']))
-    print(f'  python tools/check.py {config}')
-    print(f'  python tools/train.py {config} --work-dir {shlex.quote(work_dir)}')
+    print(f'  python {tools}/check.py {config}')
+    print(f'  python {tools}/train.py {config} --work-dir {shlex.quote(work_dir)}')
 
 
 def extract_student(argv: Argv = None) -> None:

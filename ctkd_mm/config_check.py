@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from mmengine.config import Config
@@ -16,6 +17,8 @@ from .curriculum import CurriculumHook
 from .gradient_reversal import GradientReversal
 from .listing import some
 
+# They call the runner's model as if it were the detector.
+DETECTOR_HOOKS = {'SetEpochInfoHook', 'YOLOXModeSwitchHook'}
 # No key of a config that MMDetection or MMRazor ships is this near to another.
 NEAR = 0.9
 
@@ -37,6 +40,42 @@ def check_top_level(cfg: Config) -> None:
                 f'{key}={_short(cfg[key])} is no key that MMEngine reads, and would '
                 f'do nothing. Write {near[0]!r}, or name your variable otherwise'
             )
+
+
+def check_method(cfg: Config) -> None:
+    """Look for a part of the method that the config inherits and does not use.
+
+    Args:
+        cfg: A complete config.
+
+    Raises:
+        ValueError: If ``distiller`` or ``paramwise_cfg`` stands at the top level alone.
+    """
+    for key, section in dict(distiller='model', paramwise_cfg='optim_wrapper').items():
+        if cfg.get(key) and not (cfg.get(section) or {}).get(key):
+            raise ValueError(
+                f'{key} of the method is inherited, but nothing uses it: add '
+                f'{section} = dict({key}=_base_.{key}), as the shipped configs of that '
+                'method do'
+            )
+
+
+def check_hook_names(names: Iterable[str]) -> None:
+    """Look for hooks that a distiller cannot have.
+
+    Args:
+        names: Names of the hooks' classes.
+
+    Raises:
+        ValueError: If one of them takes the runner's model for the detector.
+    """
+    found = sorted(DETECTOR_HOOKS.intersection(names))
+    if found:
+        raise ValueError(
+            f"custom_hooks has {found[0]}, which takes the runner's model for the "
+            'detector; in a distillation the detector is inside, and the hook would '
+            'fail, if only in the last epochs: drop it from custom_hooks'
+        )
 
 
 def check_curriculum(model: nn.Module, hooks: list) -> None:

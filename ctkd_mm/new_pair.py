@@ -8,7 +8,8 @@ from tempfile import NamedTemporaryFile
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from .pair_leaf import BASES, RESUMABLE, render
+from .config_check import check_hook_names
+from .pair_leaf import BASES, bare, render
 from .teacher_check import check_class_names
 from .zoo import find_config, load_config, zoo_weights
 
@@ -17,15 +18,11 @@ DISTILLERS = {
     'one-stage': 'ctkd_mm.DenseLogitDistill',
 }
 LOOPS = ('EpochBasedTrainLoop', 'IterBasedTrainLoop')
-# They call the runner's model as if it were the detector.
-DETECTOR_HOOKS = {'SetEpochInfoHook', 'YOLOXModeSwitchHook'}
 
 
 def methods() -> list[str]:
     """Names of the method configs for detectors' class logits."""
     names = [path.stem for path in (BASES / 'methods').glob('*.py')]
-    if not names:
-        raise ValueError(f'{BASES}/methods is missing: work in a checkout of ctkd_mm')
     return sorted(n for n in names if not n.endswith(('-classification', '-ld')))
 
 
@@ -55,8 +52,7 @@ def new_pair(
             no pair, or the student's config cannot train under a distiller.
     """
     path = Path(out)
-    if path.exists():
-        raise ValueError(f'{out} exists: give another name, or remove it first')
+    _check_paths(path, teacher_ckpt)
     teacher, student = find_config(teacher), find_config(student)
     cfg_T, cfg_S = load_config(teacher), load_config(student)
     kind = _common_kind(cfg_S, cfg_T)
@@ -82,8 +78,25 @@ def new_pair(
     return report
 
 
+def _check_paths(out: Path, teacher_ckpt: str | None) -> None:
+    if out.suffix != '.py':
+        raise ValueError(f'{out} is no name of a config: it must end in .py')
+    if out.exists():
+        raise ValueError(f'{out} exists: give another name, or remove it first')
+    if not out.parent.is_dir():
+        raise ValueError(f'{out.parent} is no folder: make it first')
+    local = teacher_ckpt is not None and '://' not in teacher_ckpt
+    if local and not Path(teacher_ckpt).is_file():
+        raise ValueError(
+            f'--teacher-ckpt {teacher_ckpt} is no file: give the path or URL of the '
+            "teacher's weights"
+        )
+
+
 def _kind(key: str, cfg: Config) -> str:
-    model = cfg.get('model') or {}
+    model = cfg.get('model')
+    if not model:
+        raise ValueError(f'{key} has no model: give the whole config of a detector')
     if 'teacher_ckpt' in model:  # MMDetection's own would fetch it when built
         raise ValueError(
             f'{key} is a {model.type} with model.teacher_ckpt, a distillation itself: '
@@ -114,7 +127,7 @@ def _common_kind(student: Config, teacher: Config) -> str:
 def _check_student(cfg: Config) -> None:
     """Look for what works for a detector alone, not under a distiller."""
     loop = (cfg.get('train_cfg') or {}).get('type')
-    if str(loop).replace(RESUMABLE, '') not in LOOPS:
+    if bare(loop).replace('Resumable', '') not in LOOPS:
         raise ValueError(
             f'train_cfg.type={loop!r} of the student: expected one of {LOOPS}, which '
             'resume exactly here'
@@ -132,13 +145,7 @@ def _check_student(cfg: Config) -> None:
             "parameters by a detector's names, which begin with architecture. here: "
             'take the default one, with paramwise_cfg.custom_keys'
         )
-    hooks = {hook['type'] for hook in cfg.get('custom_hooks') or []}
-    for hook in sorted(DETECTOR_HOOKS & hooks):
-        raise ValueError(
-            f'custom_hooks of the student has {hook}, which takes the '
-            "runner's model for the detector and would fail: drop it in a copy of the "
-            'config'
-        )
+    check_hook_names(bare(hook['type']) for hook in cfg.get('custom_hooks') or [])
 
 
 def _fitting_method(method: str, kind: str, student: Config) -> str:
@@ -146,8 +153,10 @@ def _fitting_method(method: str, kind: str, student: Config) -> str:
     from .one_stage import dense_head, has_sigmoid
 
     known = methods()
+    if not known:
+        raise ValueError(f'{BASES}/methods is missing: work in a checkout of ctkd_mm')
     if method not in known:
-        raise ValueError(f'method {method} is none of {", ".join(known)}')
+        raise ValueError(f'--method {method} is none of {", ".join(known)}')
     dense = [name for name in known if name.endswith('-dense')]
     sigmoid = kind == 'one-stage' and has_sigmoid(
         dense_head('student', build_detector(student.model))
@@ -171,11 +180,14 @@ def _build(text: str, folder: Path) -> list[str]:
     """Build and probe the pair from what will be written, in its place."""
     from .registry import MODELS
 
-    folder.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile('w', suffix='.py', dir=folder) as file:
         file.write(text)
         file.flush()
-        model = MODELS.build(Config.fromfile(file.name).model)
+        cfg = Config.fromfile(file.name).model
+    try:
+        model = MODELS.build(cfg)
+    except AssertionError as error:  # MMRazor's, of a recorder without its module
+        raise ValueError(f'the method does not fit the pair: {error}') from error
     shared = model.data_preprocessor.shared
     pixels = 'the same for both' if shared else "each model's own"
     return [*model.check_heads(), f'pixels: {pixels}']

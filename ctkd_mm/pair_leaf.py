@@ -9,7 +9,6 @@ from pathlib import Path
 from mmengine.config import Config
 
 BASES = Path(__file__).parents[1] / 'configs' / '_base_'
-RESUMABLE = 'ctkd_mm.Resumable'
 EPOCHS_1X = 12  # the schedule that the methods' ramps are made for
 
 
@@ -41,7 +40,7 @@ def render(
         The config's text.
     """
     own = Config.fromfile(BASES / 'methods' / f'{method}.py')
-    is_read = 'custom_hooks' in own and 'custom_hooks' in student_cfg
+    is_read = bool(own.keys() & student_cfg.keys())
     source = 'method' if is_read else '_base_'
     method_path = _relative(BASES / 'methods' / f'{method}.py', folder)
     bases = [
@@ -49,15 +48,13 @@ def render(
         *([] if is_read else [method_path]),
         _relative(BASES / 'hooks.py', folder),
     ]
-    loop = student_cfg.train_cfg.type.replace(RESUMABLE, '')
-    # MMEngine takes a model's path as relative to the process.
-    local_teacher = f'{{{{fileDirname}}}}/{_relative(teacher, folder)}'
+    loop = bare(student_cfg.train_cfg.type).replace('Resumable', '')
     arguments = dict(
         _delete_=True,
         type=repr(distiller),
         architecture='_base_.model',
-        teacher=repr(teacher if '::' in teacher else local_teacher),
-        teacher_ckpt=repr(teacher_ckpt),
+        teacher=_found_from_anywhere(teacher, '::', folder),
+        teacher_ckpt=_found_from_anywhere(teacher_ckpt, '://', folder),
         loss_kd=f'{source}.loss_kd',
     )
     if 'distiller' in own:
@@ -72,11 +69,12 @@ def render(
         'model = dict(',
         *(f'    {key}={value},' for key, value in arguments.items()),
         ')',
-        f"train_cfg = dict(type='{RESUMABLE}{loop}')",
+        f"train_cfg = dict(type='ctkd_mm.Resumable{loop}')",
         "default_hooks = _base_.pop('ctkd_hooks')",
     ]
-    if is_read:
-        lines.append('custom_hooks = [*_base_.custom_hooks, *method.custom_hooks]')
+    if is_read and 'custom_hooks' in own:
+        theirs = '*_base_.custom_hooks, ' if student_cfg.get('custom_hooks') else ''
+        lines.append(f'custom_hooks = [{theirs}*method.custom_hooks]')
     if 'paramwise_cfg' in own:
         lines.append(f'optim_wrapper = dict(paramwise_cfg={source}.paramwise_cfg)')
     if is_read:
@@ -85,16 +83,35 @@ def render(
 
 
 def _relative(path: str | Path, folder: Path) -> str:
-    return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
+    path, folder = os.path.abspath(path), os.path.abspath(folder)
+    # Behind a link, '..' is one folder to the system and another to MMEngine's checks.
+    if os.path.realpath(folder) == folder:
+        path = os.path.relpath(path, folder)
+    return Path(path).as_posix()
+
+
+def _found_from_anywhere(path: str, mark: str, folder: Path) -> str:
+    # MMEngine takes a path in a model as relative to the process, not to the config.
+    if mark not in path:
+        path = _relative(path, folder)
+        path = path if os.path.isabs(path) else f'{{{{fileDirname}}}}/{path}'
+    return repr(path)
+
+
+def bare(name: str | type | None) -> str:
+    """A registered name or class, without its scope."""
+    return getattr(name, '__name__', str(name).rpartition('.')[2])
 
 
 def _reading(method_path: str) -> list[str]:
+    if not os.path.isabs(method_path):
+        method_path = f'{{{{fileDirname}}}}/{method_path}'
     return [
         'from mmengine.config import Config  # noqa: E402',
         '',
-        '# No base, as the student has custom_hooks too.',
+        '# No base, as the student has keys of its own of the same names.',
         'method = Config.fromfile(',
-        f'    {"{{fileDirname}}/" + method_path!r},',
+        f'    {method_path!r},',
         ')',
     ]
 

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader
 from .config_check import (
     check_curriculum,
     check_custom_keys,
+    check_hook_names,
+    check_method,
     check_num_classes,
     check_top_level,
 )
@@ -155,6 +157,9 @@ def check_config(runner: Runner) -> None:
         ValueError: See :mod:`ctkd_mm.config_check` and :mod:`ctkd_mm.dataset_check`.
     """
     check_top_level(runner.cfg)
+    check_method(runner.cfg)
+    if _teaching(runner):
+        check_hook_names(type(hook).__name__ for hook in runner.hooks)
     loaders = _dataloaders(runner)
     # Once: on every rank, COCO's annotations would be in memory another time.
     error = [_data_error(loaders) if is_main_process() else None]

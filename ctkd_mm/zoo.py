@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from urllib.parse import unquote
 
 from mmengine.config import Config
 from mmengine.fileio import load
@@ -24,17 +25,19 @@ def find_config(name: str) -> str:
     Raises:
         ValueError: If there is none; with the nearest names.
     """
-    paths = {path.stem: path for path in _zoo().glob('[!_]*/**/*.py')}
-    shipped = {
-        stem: f'mmdet::{path.relative_to(_zoo()).as_posix()}'
-        for stem, path in paths.items()
-    }
+    shipped: dict[str, list[str]] = {}
+    for path in sorted(_zoo().glob('[!_]*/**/*.py')):
+        found = f'mmdet::{path.relative_to(_zoo()).as_posix()}'
+        shipped.setdefault(path.stem, []).append(found)
     other_package = '::' in name and not name.startswith('mmdet::')
-    if Path(name).is_file() or name in shipped.values() or other_package:
-        return name
     stem = name[:-3] if name.endswith('.py') else name
+    known = name in shipped.get(stem.rpartition('/')[2], ())
+    if Path(name).is_file() or known or other_package:
+        return name
+    if len(shipped.get(stem, ())) > 1:
+        raise ValueError(f'{name} names several: {", ".join(shipped[stem])}; give one')
     if stem in shipped:
-        return shipped[stem]
+        return shipped[stem][0]
     near = difflib.get_close_matches(stem.rpartition('/')[2], shipped)
     raise ValueError(
         f'{name} is no file, and MMDetection ships no config of this name'
@@ -47,7 +50,12 @@ def load_config(name: str) -> Config:
     package, _, path = name.rpartition('::')
     if package == 'mmdet':
         return Config.fromfile(_zoo() / path)
-    return get_config(name) if package else Config.fromfile(name)
+    if not package:
+        return Config.fromfile(name)
+    try:
+        return get_config(name)
+    except Exception as error:  # MMEngine's are of many kinds and name no package
+        raise ValueError(f'{name} is no config of a package here: {error}') from error
 
 
 def zoo_weights(teacher: str) -> str:
@@ -67,8 +75,9 @@ def zoo_weights(teacher: str) -> str:
     if teacher.startswith('mmdet::') and metafile.is_file():
         found = load(metafile)
         for model in found['Models'] if isinstance(found, dict) else found:
-            if model['Config'] == path and isinstance(model.get('Weights'), str):
-                return model['Weights']
+            weights = model.get('Weights')
+            if unquote(model['Config']) == path and isinstance(weights, str):
+                return weights
     raise ValueError(
         f'the model zoo has no weights for {teacher}: give --teacher-ckpt PATH_OR_URL'
     )
@@ -77,4 +86,10 @@ def zoo_weights(teacher: str) -> str:
 def _zoo() -> Path:
     import mmdet
 
-    return Path(mmdet.__file__).parent / '.mim' / 'configs'
+    folder = Path(mmdet.__file__).parent / '.mim' / 'configs'
+    if not folder.is_dir():
+        raise ImportError(
+            f'{folder} is missing from the installed MMDetection {mmdet.__version__}: '
+            'reinstall it from a wheel, or run "mim install mmdet"'
+        )
+    return folder

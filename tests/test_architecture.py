@@ -62,7 +62,7 @@ FLOORS = {
     'preflight': (5, STACK),
     'pair_leaf': (1, {'mmengine'}),
     'zoo': (2, MATHEMATICS | {'mmdet'}),
-    'new_pair': (4, STACK),
+    'new_pair': (5, STACK),
     'check': (6, STACK),
     'demo': (6, STACK | {'cv2', 'pycocotools'}),
     'cli': (7, STACK),

@@ -8,6 +8,8 @@ from ctkd_mm import CTKDLoss, CurriculumHook, GlobalTemperature
 from ctkd_mm.config_check import (
     check_curriculum,
     check_custom_keys,
+    check_hook_names,
+    check_method,
     check_num_classes,
     check_top_level,
 )
@@ -64,3 +66,19 @@ def test_a_multiplier_for_no_parameter_is_told(monkeypatch):
     check_custom_keys(nn.Linear(1, 1), Config(dict(optim_wrapper=paramwise)))
     (line,) = lines
     assert "'wieght'={'lr_mult': 3}" in line
+
+
+@pytest.mark.parametrize(
+    ('key', 'section'), [('distiller', 'model'), ('paramwise_cfg', 'optim_wrapper')]
+)
+def test_a_part_of_the_method_that_nothing_uses_is_refused(key, section):
+    part = dict(custom_keys={})
+    check_method(Config({key: part, section: {key: part}}))
+    with pytest.raises(ValueError, match=f'{key} of the method .* add {section} = '):
+        check_method(Config({key: part, section: dict(type='X')}))
+
+
+def test_a_hook_that_wants_the_detector_is_refused():
+    check_hook_names(['EMAHook', 'CurriculumHook'])
+    with pytest.raises(ValueError, match='has SetEpochInfoHook, which takes'):
+        check_hook_names(['EMAHook', 'SetEpochInfoHook'])

@@ -17,7 +17,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from ctkd_mm import cli
 from ctkd_mm.check import check
 from ctkd_mm.new_pair import methods, new_pair
-from ctkd_mm.zoo import find_config
+from ctkd_mm.zoo import find_config, load_config, zoo_weights
 
 ROOT = Path(__file__).parents[1]
 HOOKS = Config.fromfile(ROOT / 'configs' / '_base_' / 'hooks.py').ctkd_hooks
@@ -52,17 +52,27 @@ TWO_STAGE = dict(
     fpn_to_c4=Pair(FASTER, 'faster-rcnn_r50-caffe_c4-1x_coco'),
     feature_loss=Pair(FASTER, FASTER_R18, 'ctkd-pkd', 'ctkd-pkd'),
     iterations=Pair(FASTER, FASTER_90K),
-    voc=Pair(VOC, VOC, 'ctkd-instance', 'ctkd-instance', 'voc.pth'),
+    voc=Pair(VOC, VOC, 'ctkd-instance', 'ctkd-instance', 'https://weights/voc.pth'),
 )
 ONE_STAGE = dict(
     retinanet=Pair(
         'retinanet_r50_fpn_1x_coco', 'retinanet_r18_fpn_1x_coco', used='ctkd-dense'
     ),
-    fcos=Pair(FCOS.format('r50'), FCOS.format('r18'), 'kd', 'kd-dense', 'fcos.pth'),
+    fcos=Pair(
+        FCOS.format('r50'),
+        FCOS.format('r18'),
+        'kd',
+        'kd-dense',
+        'https://weights/fcos.pth',
+    ),
     atss=Pair('atss_r50_fpn_1x_coco', LSJ.format('atss_r18'), 'kd', 'kd-dense'),
     atss_to_gfl=Pair('atss_r50_fpn_1x_coco', 'gfl_r50_fpn_1x_coco', used='ctkd-dense'),
     rtmdet=Pair(
-        'rtmdet_s_8xb32-300e_coco', RTMDET, 'ctkd-dense', 'ctkd-dense', 'rtmdet.pth'
+        'rtmdet_s_8xb32-300e_coco',
+        RTMDET,
+        'ctkd-dense',
+        'ctkd-dense',
+        'https://weights/rtmdet.pth',
     ),
     ssd_with_softmax=Pair('ssd300_coco', 'ssd300_coco'),
 )
@@ -164,7 +174,7 @@ def test_the_zoos_weights_are_the_teachers(write):
 
 
 def test_given_weights_win(write):
-    assert write('rtmdet').cfg.model.teacher_ckpt == 'rtmdet.pth'
+    assert write('rtmdet').cfg.model.teacher_ckpt == 'https://weights/rtmdet.pth'
 
 
 def test_the_instance_temperature_gets_the_pairs_classes(write):
@@ -285,9 +295,8 @@ REFUSED = dict(
     ),
     hook=(
         Pair('rtmdet_s_8xb32-300e_coco', 'yolox_tiny_8xb8-300e_coco'),
-        'custom_hooks of the student has YOLOXModeSwitchHook, which takes the '
-        "runner's model for the detector and would fail: drop it in a copy of the "
-        'config',
+        "custom_hooks has YOLOXModeSwitchHook, which takes the runner's model for the "
+        'detector',
     ),
     fine_tuning=(
         Pair(FASTER, 'faster-rcnn_r50-caffe_fpn_ms-1x_coco-person'),
@@ -370,7 +379,13 @@ def test_sigmoid_classes_of_rois_are_refused(tmp_path):
     )
     student = str(ROOT / DEMO.format('eighth'))
     with pytest.raises(ValueError, match=re.escape(message)):
-        new_pair(teacher, student, 'ctkd', str(tmp_path / 'pair.py'), 'teacher.pth')
+        new_pair(
+            teacher,
+            student,
+            'ctkd',
+            str(tmp_path / 'pair.py'),
+            'https://weights/teacher.pth',
+        )
 
 
 def test_a_note_tells_of_other_image_sizes(tmp_path):
@@ -389,7 +404,9 @@ def test_a_note_tells_of_other_image_sizes(tmp_path):
         resize.format((160, 160)),
     )
     out = str(tmp_path / 'pair.py')
-    assert new_pair(teacher, student, 'ctkd', out, 'teacher.pth')[-1] == (
+    assert new_pair(teacher, student, 'ctkd', out, 'https://weights/teacher.pth')[
+        -1
+    ] == (
         "note: the student's images are scaled to (96, 96), the teacher was made for "
         '(160, 160). How good it is on them: default_hooks.preflight.expect_map'
     )
@@ -400,6 +417,7 @@ def own_pair(root, tmp_path, monkeypatch, teacher_ckpt, capsys) -> Path:
     """The tool's config for two local configs."""
     monkeypatch.chdir(root)
     out = tmp_path / 'my own' / 'pair.py'
+    out.parent.mkdir()
     names = [DEMO.format('half'), DEMO.format('eighth')]
     cli.new_pair([*names, '--teacher-ckpt', str(teacher_ckpt), '-o', str(out)])
     printed = capsys.readouterr().out.splitlines()
@@ -436,10 +454,62 @@ def test_the_tool_says_why_not(tmp_path):
         cli.new_pair([RETINA, FASTER_R18, '-o', str(out)])
 
 
+def test_a_path_that_cannot_be_meant_is_refused(tmp_path):
+    for out, ckpt, message in (
+        ('pair', None, 'pair is no name of a config: it must end in .py'),
+        ('new/pair.py', None, 'new is no folder: make it first'),
+        ('pair.py', 'lost.pth', '--teacher-ckpt lost.pth is no file'),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            new_pair(FASTER, FASTER_R18, 'ctkd', str(tmp_path / out), ckpt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_behind_a_link_will_do(tmp_path):
+    (tmp_path / 'a' / 'b').mkdir(parents=True)
+    (tmp_path / 'link').symlink_to(tmp_path / 'a' / 'b')
+    out = tmp_path / 'link' / 'pair.py'
+    new_pair(FASTER, FASTER_R18, 'kd', str(out))
+    assert Config.fromfile(out).model.loss_kd.type == 'mmrazor.KLDivergence'
+
+
+def test_a_student_may_have_variables_named_as_the_methods(tmp_path):
+    lines = 'paramwise_cfg = dict(norm_decay_mult=0)', 'custom_hooks = None'
+    student = tmp_path / 'student.py'
+    student.write_text(
+        '\n'.join([f"_base_ = 'mmdet::faster_rcnn/{FASTER}.py'", *lines])
+    )
+    out = tmp_path / 'pair.py'
+    new_pair(FASTER, str(student), 'ctkd', str(out))
+    cfg = Config.fromfile(out)
+    assert list(cfg.optim_wrapper.paramwise_cfg.custom_keys) == ['loss_kd.temperature']
+    assert [hook.type for hook in cfg.custom_hooks] == ['ctkd_mm.CurriculumHook']
+
+
+def test_a_hook_under_a_scope_is_the_same_hook(tmp_path):
+    student = tmp_path / 'student.py'
+    hook = "custom_hooks = [dict(type='mmdet.YOLOXModeSwitchHook')]"
+    student.write_text(f"_base_ = 'mmdet::faster_rcnn/{FASTER}.py'\n{hook}\n")
+    with pytest.raises(ValueError, match='custom_hooks has YOLOXModeSwitchHook'):
+        new_pair(FASTER, str(student), 'ctkd', str(tmp_path / 'pair.py'))
+
+
+def test_the_zoos_escaped_names_are_found():
+    teacher = find_config('faster-rcnn_r50_fpn_gn-ws-all_1x_coco')
+    assert 'gn+ws' in teacher
+    assert zoo_weights(teacher).startswith('https://')
+
+
+def test_a_missing_package_is_named():
+    with pytest.raises(ValueError, match='foo::bar.py is no config of a package here'):
+        load_config('foo::bar.py')
+
+
 @pytest.mark.parametrize('words', [['--help'], [RETINA, RETINA, '--method', 'x']])
-def test_the_methods_are_listed(words, capsys):
-    with pytest.raises(SystemExit):
-        cli.new_pair(words)
-    printed = re.findall(r'[\w-]+', ''.join(capsys.readouterr()))
+def test_the_methods_are_listed(words, capsys, tmp_path):
+    with pytest.raises(SystemExit) as exit_:
+        cli.new_pair([*words, '-o', str(tmp_path / 'pair.py')])
+    printed = ''.join(capsys.readouterr()) + str(exit_.value)
+    printed = re.findall(r'[\w-]+', printed)
     assert {'ctkd', 'ctkd-instance', 'ctkd-dense', 'kd', 'dkd'} <= set(printed)
     assert not {'ctkd-ld', 'ctkd-classification'} & set(printed)
