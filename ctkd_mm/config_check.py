@@ -56,7 +56,7 @@ def check_method(cfg: Config) -> None:
             raise ValueError(
                 f'{key} of the method is inherited, but nothing uses it: add '
                 f'{section} = dict({key}=_base_.{key}), as the shipped configs of that '
-                'method do'
+                f'method do, or {key} = None to do without'
             )
 
 

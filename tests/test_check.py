@@ -32,7 +32,7 @@ def test_a_sound_config_is_reported_and_leaves_nothing_behind(demo_cfg, teacher_
 def test_a_plain_detector_is_checked_too(demo_cfg):
     demo_cfg.model = demo_cfg.model.architecture
     demo_cfg.custom_hooks = []
-    demo_cfg.optim_wrapper.pop('paramwise_cfg')
+    demo_cfg.paramwise_cfg = demo_cfg.optim_wrapper.paramwise_cfg = None
     assert check(demo_cfg) == []
 
 

@@ -40,7 +40,7 @@ def cfg(demo_cfg: Config) -> Config:
         ),
     )
     demo_cfg.custom_hooks = []
-    demo_cfg.optim_wrapper.pop('paramwise_cfg')
+    demo_cfg.paramwise_cfg = demo_cfg.optim_wrapper.paramwise_cfg = None
     demo_cfg.train_cfg.max_epochs = 1
     return demo_cfg
 
