@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.model import BaseModel, ImgDataPreprocessor
 
 from .preprocess import pixels_of
 from .teacher import load_teacher, weights_sha256
@@ -32,7 +32,8 @@ def adopt_teacher(model: BaseModel, teacher_ckpt: str | None) -> None:
     Raises:
         ValueError: If there is no file or it does not fit
             (:func:`ctkd_mm.teacher.load_teacher`), or the teacher's
-            ``data_preprocessor`` gives other pixels than the student's.
+            ``data_preprocessor``, if its model has one, gives other pixels than the
+            student's.
     """
     teacher = teacher_of(model)
     if teacher_ckpt is None:
@@ -41,8 +42,8 @@ def adopt_teacher(model: BaseModel, teacher_ckpt: str | None) -> None:
             'URL of the checkpoint that the teacher was trained to'
         )
     own = teacher.data_preprocessor
-    # The base class stands in a model whose config has none: nothing to compare.
-    known = type(own) is not BaseDataPreprocessor
+    # A classifier's config has it outside the model, which then knows no mean.
+    known = isinstance(own, ImgDataPreprocessor) or hasattr(own, 'mean')
     if known and pixels_of(own) != pixels_of(model.data_preprocessor):
         raise ValueError(
             f'{type(model).__name__} shows the teacher the pixels of the student, but '
