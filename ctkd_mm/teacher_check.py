@@ -109,7 +109,7 @@ def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
 
 @torch.no_grad()
 def check_dense_head(key: str, model: BaseModel) -> str:
-    """Run a one-stage detector on an empty image, and compare with its config.
+    """Run a one-stage detector on a made-up image, and compare with its config.
 
     Args:
         key: ``architecture`` or ``teacher``, for the message.
