@@ -14,6 +14,8 @@ from torch.nn.modules import module as torch_module
 
 from .registry import OPTIM_WRAPPERS
 
+HALVES = dict(bfloat16=torch.bfloat16, float16=torch.float16)
+
 
 @OPTIM_WRAPPERS.register_module()
 class AmpOptimWrapper(MMEngineAmpOptimWrapper):
@@ -94,9 +96,25 @@ def _cpu_scaler(**kwargs: Any) -> Any:
 
 
 @contextmanager
+def low_precision(device: torch.device, dtype: str | None) -> Iterator[None]:
+    """Autocast what runs meanwhile, mmcv's operations and predictions excepted.
+
+    Args:
+        device: Where it runs.
+        dtype: One of ``HALVES``; None changes nothing.
+    """
+    if dtype is None:
+        yield
+        return
+    with torch.autocast(device.type, HALVES[dtype]), _float32_for_mmcv():
+        yield
+
+
+@contextmanager
 def _float32_for_mmcv() -> Iterator[None]:
     """Cast what enters mmcv's operations, in any model that runs meanwhile."""
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+    from mmdet.models.roi_heads.bbox_heads import BBoxHead
     from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import (
         BaseRoIExtractor,
     )
@@ -105,7 +123,8 @@ def _float32_for_mmcv() -> Iterator[None]:
         return _float32(args) if isinstance(module, BaseRoIExtractor) else None
 
     def cast_predictions(module: nn.Module, args: tuple, output: Any) -> Any:
-        return _float32(output) if isinstance(module, BaseDenseHead) else None
+        heads = (BaseDenseHead, BBoxHead)
+        return _float32(output) if isinstance(module, heads) else None
 
     handles = (
         torch_module.register_module_forward_pre_hook(cast_features),
@@ -119,9 +138,15 @@ def _float32_for_mmcv() -> Iterator[None]:
 
 
 def _float32(value: Any) -> Any:
-    """Cast the bfloat16 tensors in nested lists and tuples."""
+    """Cast the half-precision tensors in nested lists and tuples.
+
+    On a GPU float16 stays: mmcv has kernels for it there.
+    """
     if isinstance(value, (list, tuple)):
         return type(value)(_float32(item) for item in value)
-    if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:
+    if isinstance(value, torch.Tensor) and (
+        value.dtype == torch.bfloat16
+        or (value.dtype == torch.float16 and not value.is_cuda)
+    ):
         return value.float()
     return value

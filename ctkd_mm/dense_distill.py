@@ -113,9 +113,9 @@ class DenseLogitDistill(LogitDistill):
             ),
         )
 
-    def run_teacher(self, teacher_inputs: Tensor) -> None:
+    def run_teacher(self, feats: Sequence[Tensor]) -> None:
         """Make the teacher's head score its own features of the same images."""
-        self.teacher.bbox_head(self.teacher.extract_feat(teacher_inputs))
+        self.teacher.bbox_head(feats)
 
     def check_heads(self) -> list[str]:
         """Check both models' levels and logits; see ``check_dense_head``."""

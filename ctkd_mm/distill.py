@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -101,21 +102,20 @@ class RoILogitDistill(LogitDistill):
             loss_forward_mappings=dict(loss_kd=mappings),
         )
 
-    def run_teacher(self, teacher_inputs: Tensor) -> None:
+    def run_teacher(self, feats: Sequence[Tensor]) -> None:
         """Make the teacher's box head score the student's RoIs."""
-        feats = self.teacher.extract_feat(teacher_inputs)
-        rois = self._student_rois(teacher_inputs)
+        rois = self._student_rois(feats[0])
         if len(rois):
             box_forward(self.teacher, feats, rois, self.teacher_stage)
         else:
             self._record_no_roi(rois)
 
-    def _student_rois(self, images: Tensor) -> Tensor:
+    def _student_rois(self, level: Tensor) -> Tensor:
         """Find the RoIs, (N, 5), that the student's recorded logits are of."""
         records = self.distiller.student_recorders.recorders
         logits = records['roi_logits'].data_buffer
         if not logits:  # no RoI was left for this stage
-            return images.new_empty(0, 5)
+            return level.new_empty(0, 5, dtype=torch.float32)
         # A sampler may have cropped candidates before them, a mask head some after.
         num_rois = len(logits[-1][0])
         crops = [c for c in records['rois'].data_buffer if len(c[1]) == num_rois]
@@ -127,10 +127,10 @@ class RoILogitDistill(LogitDistill):
                 'what its bbox_roi_extractor crops'
             )
         feats, rois = crops[-1]
-        if len(feats[0]) != len(images):
+        if len(feats[0]) != len(level):
             raise RuntimeError(
                 f'architecture ({type(self.student).__name__}) scores RoIs of '
-                f'{len(feats[0])} images for a batch of {len(images)}: the teacher has '
+                f'{len(feats[0])} images for a batch of {len(level)}: the teacher has '
                 'not seen the others. Take a student that trains on the batch as it is'
             )
         return rois

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,13 +16,16 @@ _stack.require_openmmlab()
 import mmrazor.models  # noqa: E402, F401  registers recorders, distillers, losses
 from mmengine.config import Config  # noqa: E402
 from mmengine.hub import get_model  # noqa: E402
+from mmengine.logging import print_log  # noqa: E402
 from mmengine.model import BaseModel  # noqa: E402
 from mmengine.structures import BaseDataElement  # noqa: E402
 from mmrazor.models.algorithms import SingleTeacherDistill  # noqa: E402
 from mmrazor.models.utils import add_prefix  # noqa: E402
 from mmrazor.registry import MODELS as MMRAZOR_MODELS  # noqa: E402
 
+from .amp import HALVES, low_precision  # noqa: E402
 from .distiller_config import join, takes_labels  # noqa: E402
+from .fast_teacher import speed_up  # noqa: E402
 from .preprocess import PairDataPreprocessor  # noqa: E402
 from .teacher import Beside, load_teacher, weights_sha256  # noqa: E402
 from .temperature import InstanceTemperature  # noqa: E402
@@ -30,22 +34,23 @@ from .temperature import InstanceTemperature  # noqa: E402
 class LogitDistill(SingleTeacherDistill):
     """A student learns from a teacher's class logits for the same places.
 
-    One training step: the student's usual losses, while recorders keep what the
-    teacher needs; the teacher's logits for the same places, without gradient;
-    ``loss_kd(preds_S, preds_T)``, row i of both being the same place. Which places,
-    and which module gives the logits, is the subclass's: :meth:`check_pair`,
-    :meth:`records`, :meth:`run_teacher` and :meth:`check_heads`.
+    One training step: the teacher's features; the student's usual losses, while
+    recorders keep what the teacher needs; the teacher's logits for the same places,
+    without gradient; ``loss_kd(preds_S, preds_T)``, row i of both being the same
+    place. Which places, and which module gives the logits, is the subclass's:
+    :meth:`check_pair`, :meth:`records`, :meth:`run_teacher` and :meth:`check_heads`.
 
     The teacher is frozen, stays in eval mode and sees the pixels of its own
     ``data_preprocessor``. It stands beside the module tree: no checkpoint, optimizer,
     DDP bucket or moving average carries it. ``init_weights()``, which ``Runner.train``
-    calls, loads it from ``teacher_ckpt``; evaluation does not need the file.
+    calls, loads it from ``teacher_ckpt`` and speeds it up
+    (:func:`ctkd_mm.fast_teacher.speed_up`); evaluation does not need the file.
 
     Args:
         architecture: The student: a model, its config, or the path of a config file
             with a ``model`` in it (``'mmdet::...'`` for one that MMDetection ships).
         teacher: The teacher, with the same classes, in any of these forms. A model
-            keeps the weights that it has.
+            stays as it is.
         loss_kd: Config of a loss with ``forward(preds_S, preds_T)``, such as
             ``dict(type='ctkd_mm.CTKDLoss', ...)`` or
             ``dict(type='mmrazor.KLDivergence', tau=1)``.
@@ -59,6 +64,9 @@ class LogitDistill(SingleTeacherDistill):
         init_cfg: See MMEngine's ``BaseModule``.
         teacher_ignore_keys: Regular expressions of keys of weights that
             ``teacher_ckpt`` may lack, have in addition or in another shape.
+        teacher_dtype: ``'bfloat16'`` or ``'float16'`` runs the teacher alone in mixed
+            precision. Faster, and its logits are off by about 1 percent of their
+            size (docs/performance.md). None: it computes as the student does.
 
     Attributes:
         teacher: The teacher.
@@ -87,7 +95,13 @@ class LogitDistill(SingleTeacherDistill):
         data_preprocessor: nn.Module | dict | None = None,
         init_cfg: dict | list[dict] | None = None,
         teacher_ignore_keys: Sequence[str] = (),
+        teacher_dtype: str | None = None,
     ) -> None:
+        if teacher_dtype not in (None, *HALVES):
+            raise ValueError(
+                f'model.teacher_dtype={teacher_dtype!r} must be None or one of '
+                f'{list(HALVES)}'
+            )
         has_weights = isinstance(teacher, BaseModel)
         student = build_detector(architecture)
         teacher = build_detector(teacher)
@@ -101,15 +115,21 @@ class LogitDistill(SingleTeacherDistill):
             teacher=teacher,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
+            # A recorder must see its layer's own output; ours record no such layer.
+            module_inplace=not distiller.get('student_recorders'),
+            teacher_module_inplace=not distiller.get('teacher_recorders'),
         )
         del self._modules['teacher']
         self.data_preprocessor = PairDataPreprocessor(
             self.data_preprocessor, teacher.data_preprocessor
         )
-        if distiller.get('teacher_recorders'):
+        # A recorder that is entered again forgets what it saw before.
+        self._watched = bool(distiller.get('teacher_recorders'))
+        if self._watched:
             self.data_preprocessor.require_equal_padding()
         self.teacher_ckpt = teacher_ckpt
         self.teacher_ignore_keys = teacher_ignore_keys
+        self.teacher_dtype = teacher_dtype
         self.teacher_meta: dict = {}
         self.teacher_sha256 = weights_sha256(teacher) if has_weights else None
         self._check_temperatures(num_classes)
@@ -143,11 +163,11 @@ class LogitDistill(SingleTeacherDistill):
         """
         raise NotImplementedError
 
-    def run_teacher(self, teacher_inputs: Tensor) -> None:
+    def run_teacher(self, feats: Sequence[Tensor]) -> None:
         """Make the teacher score the student's places of this step; no gradient.
 
         Args:
-            teacher_inputs: Images preprocessed for the teacher, (B, 3, H', W').
+            feats: The teacher's features, what its ``extract_feat`` returns.
         """
         raise NotImplementedError
 
@@ -186,6 +206,7 @@ class LogitDistill(SingleTeacherDistill):
             self.teacher, self.teacher_ckpt, self.teacher_ignore_keys
         )
         self.teacher_sha256 = weights_sha256(self.teacher)
+        print_log(speed_up(self.teacher), 'current')
 
     def forward(
         self,
@@ -227,14 +248,20 @@ class LogitDistill(SingleTeacherDistill):
                 else 'teacher_inputs is None: pass what data_preprocessor(data, '
                 'training=True) returns'
             )
-        # Student first: it decides the places that both models score.
+        # A hook may stop it; DDP then wants find_unused_parameters.
+        distilling = not self.distillation_stopped
+        feats = None
+        if distilling and not self._watched:
+            # Before the student's activations fill the memory.
+            with self._teaching():
+                feats = self.teacher.extract_feat(teacher_inputs)
         with self.distiller.student_recorders:
             losses = self.student(batch_inputs, data_samples, mode='loss')
         losses = add_prefix(losses, 'student')
-        # A hook may stop it; DDP then wants find_unused_parameters.
-        if not self.distillation_stopped:
-            with self.distiller.teacher_recorders, torch.no_grad():
-                self.run_teacher(teacher_inputs)
+        if distilling:
+            with self.distiller.teacher_recorders, self._teaching():
+                # The student's places are known now.
+                self.run_teacher(feats or self.teacher.extract_feat(teacher_inputs))
             distill_losses = self.distiller.compute_distill_losses()
             losses.update(add_prefix(distill_losses, 'distill'))
         self._release_records()
@@ -247,7 +274,7 @@ class LogitDistill(SingleTeacherDistill):
         return self
 
     def set_module_inplace_false(self, architecture: nn.Module, varstr: str) -> None:
-        """Switch in-place modules off: a recorder must see a layer's own output.
+        """Switch in-place modules off.
 
         MMRazor's version walks ``OrderedDict`` children only and so changes nothing
         on PyTorch >= 2.5, where they are plain dicts.
@@ -255,6 +282,12 @@ class LogitDistill(SingleTeacherDistill):
         for module in architecture.modules():
             if hasattr(module, 'inplace'):
                 module.inplace = False
+
+    @contextmanager
+    def _teaching(self) -> Iterator[None]:
+        device = next(self.teacher.parameters()).device
+        with torch.no_grad(), low_precision(device, self.teacher_dtype):
+            yield
 
     def _check_temperatures(self, num_classes: int) -> None:
         for name, module in self.distiller.distill_losses.named_modules():

@@ -41,6 +41,8 @@ FLOORS = {
     'preemption': (3, MATHEMATICS),  # saves as checkpoint does
     'history': (2, MATHEMATICS),
     'amp': (2, STACK),
+    'param_groups': (2, MATHEMATICS),
+    'fast_coco_metric': (2, {'mmdet', 'pycocotools', 'faster_coco_eval'}),
     'finite': (3, MATHEMATICS),  # reports what temperature computed
     'listing': (1, set()),
     'annotation_check': (2, MATHEMATICS),
@@ -48,6 +50,7 @@ FLOORS = {
     'config_check': (4, MATHEMATICS),
     'explain': (3, MATHEMATICS),
     'teacher': (2, MATHEMATICS),
+    'fast_teacher': (2, MATHEMATICS | {'mmcv'}),
     'preprocess': (2, MATHEMATICS),
     'stock_teacher': (3, MATHEMATICS),
     'launch': (2, MATHEMATICS),
