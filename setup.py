@@ -50,6 +50,7 @@ setup(
         # mmpretrain imports torchvision and does not declare it: the one that was built
         # for the installed torch.
         'classification': ['mmpretrain>=1.2,<2', 'torchvision'],
+        'eval': ['faster-coco-eval>=1.7.2,<2'],  # COCO mAP in C++; needs numpy only
         'demo': ['scikit-learn', 'matplotlib'],
         'test': ['pytest', 'ruff', 'tensorboard'],
     },

@@ -59,7 +59,7 @@ def check_temperature(model, cfg, name):
         isinstance(hook, TemperatureScheduleHook) for hook in hooks
     )
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    groups = {id(g['params'][0]): g for g in optim_wrapper.param_groups}
+    groups = {id(p): g for g in optim_wrapper.param_groups for p in g['params']}
     for temperature in learnable.values():
         multiplier = 1 if '-instance' in name else 10
         for parameter in temperature.parameters():

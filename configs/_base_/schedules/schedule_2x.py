@@ -1,2 +1,3 @@
 _base_ = 'mmdet::_base_/schedules/schedule_2x.py'
 train_cfg = dict(type='ctkd_mm.ResumableEpochBasedTrainLoop')
+optim_wrapper = dict(constructor='ctkd_mm.MergedOptimWrapperConstructor')
