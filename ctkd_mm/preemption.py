@@ -136,6 +136,8 @@ class PreemptionHook(Hook):
 
     def _agree(self) -> bool:
         pending = not signal.sigpending().isdisjoint(SIGNALS)
+        if not is_distributed():
+            return self.requested or pending
         request = torch.tensor(int(self.requested or pending))
         all_reduce(request, 'max', self._group)
         return bool(request)

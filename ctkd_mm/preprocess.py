@@ -57,6 +57,7 @@ class PairDataPreprocessor(BaseDataPreprocessor):
 
         In training also ``teacher_inputs``, (B, 3, H', W'), padded as the teacher's.
         """
+        data = self.cast_data(data)  # to the device once, not for each model
         prepared = self.student(data, training)
         if training and self.shared:
             prepared['teacher_inputs'] = prepared['inputs']

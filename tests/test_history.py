@@ -38,7 +38,7 @@ def test_the_history_is_bounded_and_the_log_the_same(iterations):
     bounded, lines = train(iterations, True)
     endless, same_lines = train(iterations, False)
     assert len(lines) == 4 and lines == same_lines
-    for runner, length in ((bounded, 4), (endless, 16)):
+    for runner, length in ((bounded, 3), (endless, 16)):
         values, counts = runner.message_hub.log_scalars['train/loss'].data
         assert len(values) == len(counts) == length
 
@@ -49,3 +49,12 @@ def test_a_global_window_gets_all(iterations):
     iterations.log_processor.custom_cfg = [window]
     runner, _ = train(iterations, True)
     assert len(runner.message_hub.log_scalars['train/loss'].data[0]) == 16
+
+
+@pytest.mark.slow
+def test_an_epochs_window_gets_an_epoch(iterations):
+    window = dict(data_src='loss', method_name='mean', window_size='epoch')
+    iterations.log_processor.custom_cfg = [window]
+    runner, lines = train(iterations, True)
+    assert len(runner.message_hub.log_scalars['train/loss'].data[0]) == 4
+    assert lines == train(iterations, False)[1]

@@ -199,3 +199,12 @@ def test_batches_that_mmdetections_sampler_drops_are_counted():
     assert batches.batches_before(0) == 0
     plain = batch_sampler(data, drop_last=True)
     assert plain.batches_before(8) == 8 * 4
+
+
+def test_the_draws_are_those_of_the_libraries_own_seeding():
+    seed = int(np.random.SeedSequence((3, 1)).generate_state(1)[0])
+    for seed_one in (random.seed, np.random.seed, torch.manual_seed):
+        seed_one(seed)
+    wanted = draw()
+    seed_everything(3, 1)
+    assert draw() == wanted
