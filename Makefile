@@ -9,7 +9,8 @@ TORCH    := torch==2.13.0
 BUILD    := setuptools==79.0.1 wheel==0.48.0 ninja==1.13.2
 PACKAGES := mmrazor==1.0.0 scipy==1.17.1 pycocotools==2.0.11 \
 	shapely==2.2.0 joblib==1.6.0 scikit-learn==1.9.1 matplotlib==3.11.2 \
-	packaging==26.3 tensorboard==2.21.0 pytest==9.2.0 ruff==0.17.6
+	packaging==26.3 tensorboard==2.21.0 faster-coco-eval==1.7.2 pytest==9.2.0 \
+	ruff==0.17.6
 ifeq ($(STACK),onedl)
 MMCV     := onedl-mmcv==2.3.6
 PACKAGES += onedl-mmengine==0.10.12 onedl-mmdetection==3.5.1 numpy==2.2.6 \
@@ -38,17 +39,23 @@ export CUDA_VISIBLE_DEVICES :=
 
 PY := $(VENV)/bin/python
 
-.PHONY: help demo test lint clean
+.PHONY: help demo bench test lint clean
 help:
 	@echo 'make demo   train teacher, student and distilled student on digits; print mAP'
+	@echo 'make bench  measure speed and memory, short form: under 10 minutes on 2 cores'
 	@echo 'make test   run all tests'
 	@echo 'make lint   check style with ruff'
 	@echo 'make clean  remove the environments and work_dirs (cached mmcv wheels stay)'
-	@echo 'demo, test and lint make $(VENV) first where it is missing or out of date.'
+	@echo 'demo, bench, test and lint make $(VENV) first where it is missing or out of date.'
 	@echo 'STACK=onedl: with the maintained forks. STACK=classification: mmpretrain too.'
 
 demo: $(VENV)/.ready
 	$(PY) tools/demo.py
+
+bench: $(VENV)/.ready
+	@for name in step teacher loss checkpoint evaluate scale profile_epoch; do \
+		$(PY) -W ignore benchmarks/$$name.py --short || exit; \
+	done
 
 test: $(VENV)/.ready
 	$(PY) -m pytest $(TESTS)

@@ -1,0 +1,108 @@
+"""The short benchmarks at tiny sizes: whole tables, whole files; no times."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def bench(root, monkeypatch, tmp_path):
+    """Run a benchmark with other constants; return its module and its JSON."""
+    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+    monkeypatch.chdir(root)
+
+    def run(name, **constants):
+        module = importlib.import_module(name)
+        for constant, value in constants.items():
+            monkeypatch.setattr(module, constant, value)
+        arguments = [f'{name}.py', '--short', '--out', str(tmp_path)]
+        monkeypatch.setattr(sys, 'argv', arguments)
+        module.main()
+        return module, json.loads((tmp_path / f'{name}.json').read_text())
+
+    return run
+
+
+def test_loss_shows_every_side_at_every_size(bench, capsys):
+    sizes = dict(
+        rows=([(4, 5), (8, 5)], [(16, 5), (32, 5)]),
+        columns=([(4, 5), (4, 9)], [(4, 12), (4, 24)]),
+    )
+    module, figures = bench('loss', SIZES=sizes, LOOP_ROWS=4)
+    times, growths, goals = figures['tables'].values()
+    shown = {row['rows x columns']: row for row in times}
+    assert list(shown) == '4 x 5,8 x 5,16 x 5,32 x 5,4 x 9,4 x 12,4 x 24'.split(',')
+    assert shown['8 x 5']['loop, ms'] == shown['16 x 5']['loop / instance'] == '-'
+    for row in times:
+        assert all(float(row[f'{side}, ms']) >= 0 for side in module.SIDES[1:])
+    assert [row['exponents'] for row in growths] == ['mmrazor', 'global', 'instance']
+    assert len(goals) == 4
+    # loop: 4 x 5 and 4 x 9; the others: all seven sizes
+    assert len(figures['seconds']) == 2 + 3 * 7
+    assert 'Growth' in capsys.readouterr().out
+
+
+def test_growth_is_the_exponent(bench):
+    from loss import growth
+
+    sizes = [(512, 10), (512, 20), (512, 80)]
+    seconds = [3e-9 * (n * c) ** 1.5 for n, c in sizes]
+    assert growth(sizes, seconds) == pytest.approx(1.5)
+
+
+def test_the_row_by_row_loss_has_the_value_and_gradient_of_ours(bench):
+    from loss import Loop
+
+    from ctkd_mm import CTKDLoss, InstanceTemperature
+
+    torch.manual_seed(0)
+    temperature = InstanceTemperature(6).double()
+    preds_S, preds_T = torch.randn(2, 5, 7, dtype=torch.float64)
+    preds_S.requires_grad_()
+    inputs = (preds_S, *temperature.parameters())
+    values = [kind(temperature)(preds_S, preds_T) for kind in (Loop, CTKDLoss)]
+    torch.testing.assert_close(values[0].squeeze(), values[1])
+    grads = [torch.autograd.grad(value, inputs) for value in values]
+    torch.testing.assert_close(*grads)
+
+
+def test_evaluate_finds_no_difference(bench):
+    pytest.importorskip('faster_coco_eval')
+    module, figures = bench('evaluate', SHORT=6)
+    (rows,) = figures['tables'].values()
+    assert [row['part'] for row in rows] == list(module.PARTS)
+    assert all(float(row['largest difference']) <= 1e-12 for row in rows)
+    assert [len(row) for row in figures['seconds']] == [2 + 3] * 4
+    assert 0 < figures['mAP'] < 1
+    assert figures['environment']['packages']['torch']
+
+
+def test_the_scenes_have_the_numbers_of_cocos_val_set(bench, tmp_path):
+    from evaluate import write
+
+    results = write(400, tmp_path / 'truth.json')
+    content = json.loads((tmp_path / 'truth.json').read_text())
+    objects = len(content['annotations']) / 400
+    assert objects == pytest.approx(36781 / 5000, abs=0.5)  # 3.7 standard errors
+    counts = [len(predictions['scores']) for _, predictions in results]
+    assert sum(counts) / 400 > 20
+    assert max(counts) <= 100
+    assert len(content['categories']) == 80
+
+
+def test_checkpoint_weighs_the_teacher(bench):
+    demo = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
+    _, figures = bench('checkpoint', CONFIGS=[demo])
+    (rows,) = figures['tables'].values()
+    ours, stock = rows
+    assert [ours['side'], stock['side']] == ['ours', 'mmrazor']
+    (measured,) = figures['figures'].values()
+    more = measured['bytes']['mmrazor'] - measured['bytes']['ours']
+    assert more == pytest.approx(measured['teacher_bytes'], rel=0.05)
+    assert float(stock['MB']) == pytest.approx(measured['bytes']['mmrazor'] / 1e6, 0.01)
+    assert sorted(map(len, measured['seconds'].values())) == [3] * 4
