@@ -18,6 +18,8 @@ DISTILLERS = {
     'one-stage': 'ctkd_mm.DenseLogitDistill',
 }
 LOOPS = ('EpochBasedTrainLoop', 'IterBasedTrainLoop')
+# They read no names of parameters but paramwise_cfg's.
+CONSTRUCTORS = ('DefaultOptimWrapperConstructor', 'MergedOptimWrapperConstructor')
 
 
 def methods() -> list[str]:
@@ -139,7 +141,7 @@ def _check_student(cfg: Config) -> None:
             "model=dict(init_cfg=dict(type='Pretrained', checkpoint=...))"
         )
     constructor = cfg.get('optim_wrapper', {}).get('constructor')
-    if constructor:
+    if constructor and bare(constructor) not in CONSTRUCTORS:
         raise ValueError(
             f'optim_wrapper.constructor={constructor!r} of the student knows the '
             "parameters by a detector's names, which begin with architecture. here: "

@@ -76,7 +76,12 @@ def render(
         theirs = '*_base_.custom_hooks, ' if student_cfg.get('custom_hooks') else ''
         lines.append(f'custom_hooks = [{theirs}*method.custom_hooks]')
     if 'paramwise_cfg' in own:
-        lines.append(f'optim_wrapper = dict(paramwise_cfg={source}.paramwise_cfg)')
+        lines += [
+            'optim_wrapper = dict(',
+            f'    paramwise_cfg={source}.paramwise_cfg,',
+            "    constructor='ctkd_mm.MergedOptimWrapperConstructor',",
+            ')',
+        ]
     if is_read:
         lines.append('del Config, method')
     return '\n'.join([*lines, ''])

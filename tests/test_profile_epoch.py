@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,27 +13,46 @@ def profile_epoch(root, monkeypatch):
     return profile_epoch
 
 
-def test_each_part_has_its_own_time_alone(profile_epoch):
-    clock = profile_epoch.Clock()
-    owner = SimpleNamespace(inner=lambda: time.sleep(0.02))
+@pytest.fixture
+def clock(profile_epoch, monkeypatch):
+    """A clock whose time passes by ``now[0] += seconds`` alone."""
+    now = [0.0]
+    monkeypatch.setattr(profile_epoch.time, 'perf_counter', lambda: now[0])
+    return profile_epoch.Clock(), now
+
+
+def test_each_part_has_its_own_time_alone(clock):
+    clock, now = clock
+    owner = SimpleNamespace()
+
+    def inner():
+        now[0] += 2
 
     def outer():
-        time.sleep(0.01)
+        now[0] += 1
         owner.inner()
+        now[0] += 4
         return 7
 
-    owner.outer = outer
+    owner.inner, owner.outer = inner, outer
     clock.watch(owner, 'inner', 'inside')
     clock.watch(owner, 'outer', 'outside')
+    now[0] += 8
     assert owner.outer() == 7
-    assert clock.seconds['inside'] == pytest.approx(0.02, abs=0.01)
-    assert clock.seconds['outside'] == pytest.approx(0.01, abs=0.009)
+    assert list(clock.seconds.values()) == [8, 5, 2]
+    assert clock.seconds['inside'] == 2 and clock.seconds['outside'] == 5
 
 
-def test_an_iterator_gives_what_it_gave(profile_epoch):
-    clock = profile_epoch.Clock()
-    assert list(clock.iterate(iter([3, 0, 5]), 'data loading')) == [3, 0, 5]
-    assert clock.seconds['data loading'] > 0
+def test_an_iterator_gives_what_it_gave(clock):
+    clock, now = clock
+
+    def load():
+        for value in (3, 0, 5):
+            now[0] += 1
+            yield value
+
+    assert list(clock.iterate(load(), 'data loading')) == [3, 0, 5]
+    assert clock.seconds['data loading'] == 3
 
 
 def test_the_table_marks_what_is_ours(profile_epoch):

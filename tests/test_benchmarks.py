@@ -1,11 +1,13 @@
-"""The short benchmarks at tiny sizes: whole tables, whole files; no times."""
+"""The benchmarks at tiny sizes: whole tables, whole files; no times."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -106,3 +108,87 @@ def test_checkpoint_weighs_the_teacher(bench):
     assert more == pytest.approx(measured['teacher_bytes'], rel=0.05)
     assert float(stock['MB']) == pytest.approx(measured['bytes']['mmrazor'] / 1e6, 0.01)
     assert sorted(map(len, measured['seconds'].values())) == [3] * 4
+
+
+@pytest.fixture
+def step(bench, monkeypatch):
+    """The benchmark of a step, with the digits pair."""
+    import pairs
+    import step
+    from mmengine.config import Config
+
+    def config(method, pair):
+        names = 'faster-rcnn_r18-half-to-r18-eighth_fpn_digits'
+        cfg = Config.fromfile(f'configs/demo/{method}_{names}.py')
+        cfg.model.architecture.rpn_head.type = 'FixedRPNHead'
+        return cfg
+
+    monkeypatch.setattr(step, 'config', config)
+    monkeypatch.setattr(pairs, 'NUM_CLASSES', 10)
+    return step
+
+
+CASE = SimpleNamespace(pair='digits', size=(96, 128), batch=2, device='cpu', dtype=None)
+
+
+def test_all_sides_of_a_step_distil_the_same(step, tmp_path):
+    losses = {}
+    for side in step.SIDES:
+        model = step.make(side, CASE, tmp_path)
+        data = model.data_preprocessor(step.batch(*CASE.size, CASE.batch), True)
+        torch.manual_seed(0)
+        np.random.seed(0)
+        losses[side] = model(**data, mode='loss')
+    distilled = {
+        side: found.pop('distill.loss_kd').item()
+        for side, found in losses.items()
+        if side != 'student'
+    }
+    want = distilled['kd']
+    assert distilled['mdistiller'] == pytest.approx(want, rel=1e-4)
+    assert distilled['mmrazor'] == pytest.approx(want, rel=1e-4)
+    assert distilled['ctkd'] == pytest.approx(distilled['ctkd bf16'], rel=0.1)
+    for side in ('mdistiller', 'mmrazor', *step.OURS):
+        for name, value in losses['student'].items():
+            for a, b in zip(as_list(losses[side][f'student.{name}']), as_list(value)):
+                assert a.item() == pytest.approx(b.item(), rel=1e-4, abs=1e-6)
+
+
+def as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def test_a_step_changes_no_weight(step, tmp_path):
+    model = step.make('ctkd', CASE, tmp_path)
+    before = [parameter.clone() for parameter in model.parameters()]
+    step.stepper(model, CASE)()
+    assert all(map(torch.equal, before, model.parameters()))
+    assert set(step.parts(model, CASE)) == set(step.LIMIT[1:])
+
+
+def test_the_tables_of_a_step_have_all_sides_and_goals(step):
+    seconds = {side: [2.0, 3.0] for side in (*step.SIDES, *step.LIMIT[1:])}
+    mib = {side: dict(peak=100.0, teacher=30.0, level=5.0) for side in step.MEMORY}
+    sides, goals = step.tables(seconds, mib, 2).values()
+    shown = {row['side']: row for row in sides}
+    assert set(shown) == {*seconds, 'limit'}
+    assert shown['limit']['seconds'] == '7.500'  # three parts of 2.5
+    assert shown['ctkd']['over limit'] == f'{1 / 3:.3f}'
+    assert shown['ctkd']['images/s'] == '0.80'
+    assert [row[''] for row in goals] == 3 * ['met'] + 4 * ['missed'] + ['met']
+    assert goals[-1]['measured'] == f'{100 / 135:.3f}'
+
+
+def test_the_ways_of_a_teacher_are_compared_with_the_plain_one(bench, step):
+    import teacher
+
+    plain = step.plain_teacher(step.config('kd', 'digits'))
+    images = torch.randn(1, 3, 96, 96)
+    rows = {
+        row['way']: row for row in teacher.rows(teacher.ways(plain, images, True), 1)
+    }
+    assert float(rows['ours']['error']) < 1e-5 < float(rows['ours, bfloat16']['error'])
+    assert rows['plain']['error'] == '0.0e+00'
+    crops, layers = teacher.head_ways(plain, images)
+    assert len(teacher.rows(crops, 1)) == 1
+    assert float(teacher.rows(layers, 1)[1]['error']) < 0.1
