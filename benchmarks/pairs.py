@@ -75,7 +75,8 @@ def plain_teacher(cfg: Config) -> BaseModel:
     Its BatchNorms get statistics of their own: fresh ones would do nothing.
     """
     torch.manual_seed(0)
-    model = get_config(cfg.model.teacher).model
+    name = cfg.model.teacher
+    model = (get_config(name) if '::' in name else Config.fromfile(name)).model
     model.rpn_head.type = 'FixedRPNHead'
     teacher = MODELS.build(model)
     teacher.backbone.init_cfg = None

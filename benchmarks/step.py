@@ -31,8 +31,9 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,14 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
-from mmengine.runner import save_checkpoint
 from mmengine.utils import track_iter_progress
 from pairs import batch, config, plain_teacher
+from peers import mmrazor_config
 from timing import goal, interleaved, median, parser, ratio, report
 
 from ctkd_mm.amp import AmpOptimWrapper, CPUAmpOptimWrapper
 from ctkd_mm.distill import RoILogitDistill
+from ctkd_mm.fast_teacher import speed_up
 from ctkd_mm.two_stage import box_forward
 
 PEERS = ('mmrazor', 'mdistiller')
@@ -68,80 +70,66 @@ MAPPED = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536'}
 MEMORY = ('student', 'mmrazor', 'ctkd')
 
 
-@MODELS.register_module()
-class MDistillerStep(RoILogitDistill):
-    """RoILogitDistill as mdistiller does it: the student's RoI head runs twice."""
+class Shared:
+    """What the sides have in common: memory that lies idle may leave the machine's.
 
-    def run_teacher(self, feats: Sequence[torch.Tensor]) -> None:
-        """Score the RoIs once more with the student, then with the teacher."""
-        records = self.distiller.student_recorders.recorders
-        feats_S, rois = records['rois'].data_buffer[-1]
-        with self.distiller.student_recorders, torch.enable_grad():
-            box_forward(self.student, feats_S, rois, 0)
-        box_forward(self.teacher, feats, rois, 0)
+    Attributes:
+        student: The detector that all sides train.
+        plain: The peers' teacher.
+        fast: Ours, sped up as ``init_weights()`` does it.
+        momentum: The optimizers' state of the student.
+    """
 
+    def __init__(self, args: argparse.Namespace) -> None:
+        init_default_scope('mmdet')
+        self.args = args
+        self.momentum: dict = defaultdict(dict)
 
-def mmrazor_config(student: BaseModel, teacher: BaseModel, images: int) -> dict:
-    """Configure MMRazor's own algorithm for a pair, at a constant temperature."""
-    logits = dict(
-        logits=dict(type='mmrazor.ModuleOutputs', source='roi_head.bbox_head.fc_cls')
-    )
-    sample = 'mmdet.models.task_modules.samplers.random_sampler.RandomSampler.sample'
-    return dict(
-        type='mmrazor.SingleTeacherDistill',
-        architecture=student,
-        teacher=teacher,
-        distiller=dict(
-            type='mmrazor.ConfigurableDistiller',
-            student_recorders=logits,
-            teacher_recorders=logits,
-            distill_deliveries=dict(
-                proposals=dict(
-                    type='MethodOutputs',
-                    max_keep_data=2 * images,  # the RPN's, then the RoI head's
-                    method_path=sample,
-                )
-            ),
-            distill_losses=dict(loss_kd=dict(type='mmrazor.KLDivergence', tau=1)),
-            loss_forward_mappings=dict(
-                loss_kd=dict(
-                    preds_S=dict(from_student=True, recorder='logits'),
-                    preds_T=dict(from_student=False, recorder='logits'),
-                )
-            ),
-        ),
-    )
+    @cached_property
+    def student(self) -> BaseModel:
+        model = MODELS.build(config('kd', self.args.pair).model.architecture)
+        torch.manual_seed(0)
+        model.init_weights()
+        return model.to(self.args.device)
+
+    @cached_property
+    def plain(self) -> BaseModel:
+        return plain_teacher(config('kd', self.args.pair)).to(self.args.device)
+
+    @cached_property
+    def fast(self) -> BaseModel:
+        teacher = plain_teacher(config('kd', self.args.pair)).to(self.args.device)
+        print(speed_up(teacher))
+        return teacher
 
 
-def make(side: str, args: argparse.Namespace, folder: Path) -> BaseModel:
-    """Build one side's model; the teacher's weights go through a file in ``folder``."""
-    init_default_scope('mmdet')
-    cfg = config(side.split()[0] if side in OURS else 'kd', args.pair)
-    teacher = plain_teacher(cfg)
-    model = cfg.model
+def make(side: str, shared: Shared) -> BaseModel:
+    """Build one side's model in training mode."""
+    args = shared.args
     if side == 'student':
-        model = model.architecture
-    elif side == 'mmrazor':
-        model = mmrazor_config(MODELS.build(model.architecture), teacher, args.batch)
+        return shared.student.train()
+    model = config(side.split()[0] if side in OURS else 'kd', args.pair).model
+    model.architecture = shared.student
+    model.teacher = shared.plain if side in PEERS else shared.fast
+    if side == 'mmrazor':
+        model = mmrazor_config(model, args.batch)
     elif side == 'mdistiller':
-        model.update(type='MDistillerStep', teacher=teacher)
-    else:
-        model.teacher_ckpt = str(folder / 'teacher.pth')
-        save_checkpoint(dict(state_dict=teacher.state_dict()), model.teacher_ckpt)
-    if side == 'ctkd bf16':
+        model.type = 'MDistillerStep'
+    elif side == 'ctkd bf16':
         model.teacher_dtype = 'bfloat16'
     # MMRazor finds its deliveries under its own scope only.
     with DefaultScope.overwrite_default_scope('mmrazor' if side == 'mmrazor' else None):
         built = MODELS.build(model)
-    torch.manual_seed(0)
-    built.init_weights()
     built.to(args.device).train()
     return built
 
 
-def stepper(model: BaseModel, args: argparse.Namespace) -> Callable[[], None]:
+def stepper(model: BaseModel, shared: Shared) -> Callable[[], None]:
     """Make a function that trains one step, the same one every time."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0, momentum=0.9)
+    args = shared.args
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0, momentum=0.9)
+    optimizer.state = shared.momentum
     wrapper = CPUAmpOptimWrapper if args.device == 'cpu' else AmpOptimWrapper
     optim_wrapper = (
         wrapper(optimizer=optimizer, dtype=args.dtype)
@@ -192,9 +180,9 @@ def finish(device: str) -> None:
 def peak_memory(side: str, args: argparse.Namespace) -> None:
     """Print the MiB of three steps of one side, and of the teacher that it has."""
     before = resident('VmRSS')
-    with tempfile.TemporaryDirectory() as folder:
-        model = make(side, args, Path(folder))
-    step = stepper(model, args)
+    shared = Shared(args)
+    model = make(side, shared)
+    step = stepper(model, shared)
     for _ in range(3):
         step()
     found = dict(peak=resident('VmHWM') - before)
@@ -272,9 +260,9 @@ def main() -> None:
     if args.memory:
         peak_memory(args.memory, args)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        models = {side: make(side, args, Path(folder)) for side in SIDES}
-    steps = {side: stepper(model, args) for side, model in models.items()}
+    shared = Shared(args)
+    models = {side: make(side, shared) for side in SIDES}
+    steps = {side: stepper(model, shared) for side, model in models.items()}
     steps.update(parts(models['ctkd'], args))
     seconds = interleaved(steps, 3 if args.short else args.rounds)
     mib = memory(args)

@@ -131,10 +131,10 @@ def step(bench, monkeypatch):
 CASE = SimpleNamespace(pair='digits', size=(96, 128), batch=2, device='cpu', dtype=None)
 
 
-def test_all_sides_of_a_step_distil_the_same(step, tmp_path):
-    losses = {}
+def test_all_sides_of_a_step_distil_the_same(step):
+    shared, losses = step.Shared(CASE), {}
     for side in step.SIDES:
-        model = step.make(side, CASE, tmp_path)
+        model = step.make(side, shared)
         data = model.data_preprocessor(step.batch(*CASE.size, CASE.batch), True)
         torch.manual_seed(0)
         np.random.seed(0)
@@ -158,10 +158,11 @@ def as_list(value):
     return value if isinstance(value, list) else [value]
 
 
-def test_a_step_changes_no_weight(step, tmp_path):
-    model = step.make('ctkd', CASE, tmp_path)
+def test_a_step_changes_no_weight(step):
+    shared = step.Shared(CASE)
+    model = step.make('ctkd', shared)
     before = [parameter.clone() for parameter in model.parameters()]
-    step.stepper(model, CASE)()
+    step.stepper(model, shared)()
     assert all(map(torch.equal, before, model.parameters()))
     assert set(step.parts(model, CASE)) == set(step.LIMIT[1:])
 
