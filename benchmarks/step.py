@@ -53,7 +53,19 @@ from ctkd_mm.fast_teacher import speed_up
 from ctkd_mm.two_stage import box_forward
 
 PEERS = ('mmrazor', 'mdistiller')
-OURS = ('kd', 'ctkd', 'ctkd-instance', 'ctkd bf16')
+OURS = ('ctkd-instance', 'kd', 'ctkd', 'ctkd bf16')
+# What is compared runs side by side.
+ORDER = (
+    'student',
+    'features',
+    'roi head',
+    'ctkd-instance',
+    'kd',
+    'ctkd',
+    'mmrazor',
+    'ctkd bf16',
+    'mdistiller',
+)
 SIDES = ('student', *PEERS, *OURS)
 LIMIT = ('student', 'features', 'roi head')
 GOALS = (
@@ -205,7 +217,8 @@ def memory(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Run :func:`peak_memory` of some sides, each in a process of its own."""
     found = {}
     size = 'x'.join(map(str, args.size))
-    for side in track_iter_progress(list(MEMORY)):
+    sides = [side for side in MEMORY if not (args.short and side in PEERS)]
+    for side in track_iter_progress(sides):
         options = ['--pair', args.pair, '--size', size, '--batch', str(args.batch)]
         options += ['--device', args.device]
         options += ['--dtype', args.dtype] if args.dtype else []
@@ -264,6 +277,7 @@ def main() -> None:
     models = {side: make(side, shared) for side in SIDES}
     steps = {side: stepper(model, shared) for side, model in models.items()}
     steps.update(parts(models['ctkd'], args))
+    steps = {side: steps[side] for side in ORDER}
     seconds = interleaved(steps, 3 if args.short else args.rounds)
     mib = memory(args)
     case = f'{args.pair}, {args.size[0]} x {args.size[1]}, batch {args.batch}'

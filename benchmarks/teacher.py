@@ -148,7 +148,7 @@ def main() -> None:
     teacher.to(args.device).requires_grad_(False)
     size = tuple(map(int, args.size.split('x')))
     data = teacher.data_preprocessor(batch(*size, args.batch))
-    repeats = 5 if args.short else 11
+    repeats = 3 if args.short else 11
     crops, layers = head_ways(teacher, data['inputs'])
     tables = {
         'Features': rows(ways(teacher, data['inputs'], args.short), repeats),
