@@ -53,19 +53,7 @@ from ctkd_mm.fast_teacher import speed_up
 from ctkd_mm.two_stage import box_forward
 
 PEERS = ('mmrazor', 'mdistiller')
-OURS = ('ctkd-instance', 'kd', 'ctkd', 'ctkd bf16')
-# What is compared runs side by side.
-ORDER = (
-    'student',
-    'features',
-    'roi head',
-    'ctkd-instance',
-    'kd',
-    'ctkd',
-    'mmrazor',
-    'ctkd bf16',
-    'mdistiller',
-)
+OURS = ('kd', 'ctkd', 'ctkd-instance', 'ctkd bf16')
 SIDES = ('student', *PEERS, *OURS)
 LIMIT = ('student', 'features', 'roi head')
 GOALS = (
@@ -266,6 +254,7 @@ def main() -> None:
     arguments.add_argument('--rounds', type=int, default=11)
     arguments.add_argument('--device', default='cpu')
     arguments.add_argument('--dtype', choices=['bfloat16', 'float16'])
+    arguments.add_argument('--trace', help='file for a profile of a ctkd step, .json')
     arguments.add_argument('--memory', choices=SIDES, help=argparse.SUPPRESS)
     args = arguments.parse_args()
     args.size = tuple(map(int, args.size.split('x')))
@@ -277,7 +266,11 @@ def main() -> None:
     models = {side: make(side, shared) for side in SIDES}
     steps = {side: stepper(model, shared) for side, model in models.items()}
     steps.update(parts(models['ctkd'], args))
-    steps = {side: steps[side] for side in ORDER}
+    if args.trace:
+        steps['ctkd']()
+        with torch.profiler.profile() as profile:
+            steps['ctkd']()
+        profile.export_chrome_trace(args.trace)
     seconds = interleaved(steps, 3 if args.short else args.rounds)
     mib = memory(args)
     case = f'{args.pair}, {args.size[0]} x {args.size[1]}, batch {args.batch}'

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -38,15 +39,16 @@ def parser(doc: str) -> argparse.ArgumentParser:
 def interleaved(
     sides: dict[str, Callable[[], object]], repeats: int, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Time every side once, then every side again, and so on: A B A B.
+    """Time every side once, then every side again, and so on, in shuffled orders.
 
-    A machine that slows down for a while then slows all of them down. Progress and ETA
-    go to the console.
+    A machine that slows down for a while then slows all of them down, and so does what
+    a side leaves behind: a warm processor, a fragmented heap. Progress and ETA go to
+    the console.
 
     Args:
         sides: What to run, by name.
         repeats: How often each is timed, >= 1.
-        warm_up: How often each runs untimed before.
+        warm_up: How often each runs untimed before, in the order given.
 
     Returns:
         Seconds of each timed run, by name.
@@ -54,9 +56,12 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     bar = ProgressBar((warm_up + repeats) * len(sides))
     for i in range(warm_up + repeats):
-        for name, side in sides.items():
+        order = list(sides)
+        if i >= warm_up:
+            random.Random(i).shuffle(order)
+        for name in order:
             start = time.perf_counter()
-            side()
+            sides[name]()
             if i >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
             bar.update()

@@ -168,7 +168,7 @@ def test_a_step_changes_no_weight(step):
 
 
 def test_the_tables_of_a_step_have_all_sides_and_goals(step):
-    seconds = {side: [2.0, 3.0] for side in step.ORDER}
+    seconds = {side: [2.0, 3.0] for side in (*step.SIDES, *step.LIMIT[1:])}
     mib = {side: dict(peak=100.0, teacher=30.0, level=5.0) for side in step.MEMORY}
     sides, goals = step.tables(seconds, mib, 2).values()
     shown = {row['side']: row for row in sides}
