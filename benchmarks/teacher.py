@@ -5,10 +5,10 @@
 
 Every way that was considered runs the same teacher's features, in turn; the error is
 the relative distance from the plain features (Euclidean norm, the worst level). Then
-its RoI head on 512 RoIs: the crops, and the layers behind them. Without a checkpoint it
-is Faster R-CNN R101-FPN with random weights. 2 minutes on 2 cores, 1 with --short,
-which leaves torch.compile out. With your teacher's config and checkpoint it measures
-what ``teacher_dtype`` would change in your run.
+its RoI head on 512 RoIs: the crops, and the layers behind them; and what all of it
+does to the logits. Without a checkpoint it is Faster R-CNN R101-FPN with random
+weights. 2 minutes on 2 cores, 1 with --short, which leaves torch.compile out. With your
+teacher's config and checkpoint it measures what ``teacher_dtype`` would change.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ctkd_mm.amp import low_precision
 from ctkd_mm.fast_teacher import speed_up
 from ctkd_mm.logit_distill import build_detector
 from ctkd_mm.teacher import load_teacher
+from ctkd_mm.two_stage import box_forward
 
 ROIS = 512
 
@@ -73,6 +74,27 @@ def head_ways(teacher: BaseModel, images: Tensor) -> tuple[dict[str, Callable], 
             'bfloat16': in_bfloat16(head, crops),
         },
     )
+
+
+@torch.no_grad()
+def logit_errors(plain: BaseModel, images: Tensor) -> list[dict[str, str]]:
+    """Compare the logits that distillation gets with those of the plain teacher."""
+    ours, rois = copy.deepcopy(plain), random_rois(images)
+    speed_up(ours)
+    want = box_forward(plain, plain.extract_feat(images), rois, 0)
+    found = []
+    for name, dtype in {'ours': None, 'ours, bfloat16': 'bfloat16'}.items():
+        with low_precision(images.device, dtype):
+            logits = box_forward(ours, ours.extract_feat(images), rois, 0)
+        change = (logits.softmax(1) - want.softmax(1)).abs().max().item()
+        found.append(
+            {
+                'way': name,
+                'error': f'{((logits - want).norm() / want.norm()).item():.1e}',
+                'largest change of a probability': f'{change:.1e}',
+            }
+        )
+    return found
 
 
 def random_rois(images: Tensor) -> Tensor:
@@ -154,6 +176,7 @@ def main() -> None:
         'Features': rows(ways(teacher, data['inputs'], args.short), repeats),
         'RoI head, crops': rows(crops, repeats),
         'RoI head, layers': rows(layers, repeats),
+        'Logits': logit_errors(teacher, data['inputs']),
     }
     name = 'teacher_{}x{}_{}'.format(*size, args.batch)
     report(name, tables, {}, args.out)

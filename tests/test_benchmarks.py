@@ -193,3 +193,5 @@ def test_the_ways_of_a_teacher_are_compared_with_the_plain_one(bench, step):
     crops, layers = teacher.head_ways(plain, images)
     assert len(teacher.rows(crops, 1)) == 1
     assert float(teacher.rows(layers, 1)[1]['error']) < 0.1
+    exact, lossy = (float(row['error']) for row in teacher.logit_errors(plain, images))
+    assert exact < 1e-5 < lossy < 0.1
