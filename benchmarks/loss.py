@@ -9,8 +9,8 @@
 - ``instance``: ``CTKDLoss`` with a temperature for each row.
 
 Growth is the slope of each size's fastest round in a double logarithm; 1 is linear. At
-the usual sizes a fixed cost flattens it, least between the two largest, which the goals
-are about. At the large ones the step out of the caches steepens it. No tensor has
+the usual sizes a fixed cost flattens it, least between the two largest; at the large
+ones the step out of the caches steepens it. The goals are about both. No tensor has
 32 MiB: from there on glibc asks the kernel for fresh memory in every call, which costs
 three times as much, once more in proportion to the size. Half a minute.
 """
@@ -126,14 +126,11 @@ def main() -> None:
             {'exponents': side, **{k: f'{v:.2f}' for k, v in slopes.items()}}
         )
         if side != 'mmrazor':
-            goals += [
-                goal(
-                    f'{side}: exponent in {what}, from {sizes[-2]} to {sizes[-1]}',
-                    growth(sizes[-2:], [least[(side, *size)] for size in sizes[-2:]]),
-                    1.1,
-                )
-                for what, (sizes, _) in SIZES.items()
-            ]
+            for what, (usual, large) in SIZES.items():
+                for sizes in (usual[-2:], large):
+                    times = [least[(side, *size)] for size in sizes]
+                    name = f'{side}: exponent in {what}, {sizes[0]} to {sizes[-1]}'
+                    goals.append(goal(name, growth(sizes, times), 1.1))
     tables = {
         'Forward and backward': time_rows(median(seconds)),
         'Growth': growths,

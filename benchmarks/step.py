@@ -7,7 +7,7 @@ Sides, all in one process, one step of each in turn:
 
 - ``student``: the student alone.
 - ``mmrazor``: MMRazor's SingleTeacherDistill; the teacher runs whole and first, and its
-  sampled proposals are delivered to the student.
+  sampled proposals are delivered to the student. It has the plain teacher, as has
 - ``mdistiller``: the step of the DKD authors' detection code: the student's RoI head
   runs a second time for its logits, the teacher's on the same RoIs.
 - ``kd``, ``ctkd``, ``ctkd-instance``: ours, with the shipped configs.
@@ -47,7 +47,7 @@ from pairs import batch, config, plain_teacher
 from peers import mmrazor_config
 from timing import goal, interleaved, median, parser, ratio, report
 
-from ctkd_mm.amp import AmpOptimWrapper, CPUAmpOptimWrapper
+from ctkd_mm.amp import AmpOptimWrapper, CPUAmpOptimWrapper, low_precision
 from ctkd_mm.distill import RoILogitDistill
 from ctkd_mm.fast_teacher import speed_up
 from ctkd_mm.two_stage import box_forward
@@ -155,9 +155,12 @@ def parts(model: RoILogitDistill, args: argparse.Namespace) -> dict[str, Callabl
     rois = model.distiller.student_recorders.recorders['rois'].data_buffer[-1][1]
     model._release_records()
 
+    device = torch.device(args.device)
+
     @torch.no_grad()
     def features() -> Any:
-        feats = model.teacher.extract_feat(data['teacher_inputs'])
+        with low_precision(device, args.dtype):
+            feats = model.teacher.extract_feat(data['teacher_inputs'])
         finish(args.device)
         return feats
 
@@ -165,7 +168,8 @@ def parts(model: RoILogitDistill, args: argparse.Namespace) -> dict[str, Callabl
 
     @torch.no_grad()
     def roi_head() -> None:
-        box_forward(model.teacher, feats, rois, 0)
+        with low_precision(device, args.dtype):
+            box_forward(model.teacher, feats, rois, 0)
         finish(args.device)
 
     return {'features': features, 'roi head': roi_head}

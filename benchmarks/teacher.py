@@ -160,6 +160,8 @@ def main() -> None:
     arguments.add_argument('--config', help='of a two-stage teacher')
     arguments.add_argument('--checkpoint')
     args = arguments.parse_args()
+    if args.config and not args.checkpoint:
+        arguments.error('--config needs --checkpoint')
     logging.disable(logging.INFO)
     init_default_scope('mmdet')
     if args.config:

@@ -97,7 +97,7 @@ def _cpu_scaler(**kwargs: Any) -> Any:
 
 @contextmanager
 def low_precision(device: torch.device, dtype: str | None) -> Iterator[None]:
-    """Autocast what runs meanwhile, mmcv's operations and predictions excepted.
+    """Autocast what runs meanwhile, RoI extractors and predictions excepted.
 
     Args:
         device: Where it runs.

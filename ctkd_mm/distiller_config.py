@@ -36,7 +36,8 @@ def join(distiller: dict, ours: dict, loss_kd: dict) -> dict:
     """
     if distiller.get('distill_deliveries'):
         raise ValueError(
-            'distiller.distill_deliveries must be empty: the student runs first, got '
+            'distiller.distill_deliveries must be empty: the teacher scores the '
+            "student's own places, got "
             f'{list(distiller["distill_deliveries"])}'
         )
     joined = dict(type='mmrazor.ConfigurableDistiller', **distiller)

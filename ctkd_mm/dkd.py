@@ -48,8 +48,9 @@ def dkd_kl_div(
         Scalar, in nats. Zero (with a graph) when N is 0 or C is 1.
 
     Raises:
-        ValueError: If a label is outside [0, C), the labels' shape or type does not
-            fit, or as :func:`tempered_logits` does.
+        ValueError: If a label is outside [0, C) (on a CPU; a GPU's ``gather`` asserts
+            it), the labels' shape or type does not fit, or as
+            :func:`tempered_logits` does.
 
     Source: B. Zhao et al., *Decoupled Knowledge Distillation*, CVPR 2022, arXiv
     2203.08679, section 3; the target is that of ``megvii-research/mdistiller``.

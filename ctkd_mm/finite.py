@@ -154,13 +154,14 @@ class FiniteHook(Hook):
         numbers = list(values.values())
         if gradients:
             numbers += torch._foreach_norm(list(gradients.values()))
-        if not self._any_process(_some_bad(numbers) | overflow):
+        bad = _some_bad(numbers)
+        if not self._any_process(torch.ones_like(bad) if overflow else bad):
             return False
         found = [f'{k} = {v:g}' for k, v in values.items() if not v.isfinite()]
         names = {id(p): name for name, p in _unwrapped(runner).named_parameters()}
-        bad = [names.get(k, '?') for k, g in gradients.items() if _some_bad([g])]
-        if bad or overflow:
-            found.append(f'gradient of {some(bad) if bad else "the scaled loss"}')
+        where = [names.get(k, '?') for k, g in gradients.items() if _some_bad([g])]
+        if where or overflow:
+            found.append(f'gradient of {some(where) if where else "the scaled loss"}')
         # Or only a norm is infinite: the squares of large, finite entries.
         if not self._any_process(torch.tensor(bool(found))):
             return False

@@ -20,6 +20,7 @@ from mmengine.logging import print_log  # noqa: E402
 from mmengine.model import BaseModel  # noqa: E402
 from mmengine.structures import BaseDataElement  # noqa: E402
 from mmrazor.models.algorithms import SingleTeacherDistill  # noqa: E402
+from mmrazor.models.task_modules import ModuleOutputsRecorder  # noqa: E402
 from mmrazor.models.utils import add_prefix  # noqa: E402
 from mmrazor.registry import MODELS as MMRAZOR_MODELS  # noqa: E402
 
@@ -66,7 +67,8 @@ class LogitDistill(SingleTeacherDistill):
             ``teacher_ckpt`` may lack, have in addition or in another shape.
         teacher_dtype: ``'bfloat16'`` or ``'float16'`` runs the teacher alone in mixed
             precision. Faster, and its logits are off by about 1 percent of their
-            size (docs/performance.md). None: it computes as the student does.
+            size (docs/performance.md); mmcv's deformable convolutions cannot. None: it
+            computes as the student does.
 
     Attributes:
         teacher: The teacher.
@@ -79,7 +81,7 @@ class LogitDistill(SingleTeacherDistill):
             reconciled (:class:`ctkd_mm.preprocess.PairDataPreprocessor`), or
             ``distiller`` claims a name used here, compares features of batches that
             are padded differently, or asks for deliveries (they bring the teacher's
-            data to the student, but here the student runs first).
+            data to the student, but here the student's places are the teacher's).
 
     Source: extends MMRazor's ``SingleTeacherDistill``, which runs the teacher first
     and whole, and stores it.
@@ -206,7 +208,10 @@ class LogitDistill(SingleTeacherDistill):
             self.teacher, self.teacher_ckpt, self.teacher_ignore_keys
         )
         self.teacher_sha256 = weights_sha256(self.teacher)
-        print_log(speed_up(self.teacher), 'current')
+        recorders = self.distiller.teacher_recorders.recorders.values()
+        # One of a function or method does not show in the modules that it looks into.
+        if all(isinstance(recorder, ModuleOutputsRecorder) for recorder in recorders):
+            print_log(speed_up(self.teacher), 'current')
 
     def forward(
         self,
@@ -261,7 +266,9 @@ class LogitDistill(SingleTeacherDistill):
         if distilling:
             with self.distiller.teacher_recorders, self._teaching():
                 # The student's places are known now.
-                self.run_teacher(feats or self.teacher.extract_feat(teacher_inputs))
+                if feats is None:
+                    feats = self.teacher.extract_feat(teacher_inputs)
+                self.run_teacher(feats)
             distill_losses = self.distiller.compute_distill_losses()
             losses.update(add_prefix(distill_losses, 'distill'))
         self._release_records()

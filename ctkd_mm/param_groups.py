@@ -16,8 +16,11 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Where ``paramwise_cfg`` says anything, as CTKD's does of its temperature, MMEngine
     makes a group of each parameter. PyTorch's optimizers update a group at once: with
-    two groups in the place of 165, one step of SGD costs a quarter of the host's time,
-    and as many kernels on a GPU. Every parameter is updated as before.
+    two groups in the place of 165, one step of SGD costs a quarter of the host's time.
+    Every parameter is updated as before, where gradients are clipped up to rounding.
+
+    PyTorch knows an optimizer's state by the parameters' order, which is another here:
+    a run cannot be resumed with another constructor or ``paramwise_cfg``.
 
     Args: as MMEngine's ``DefaultOptimWrapperConstructor``.
 

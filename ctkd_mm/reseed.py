@@ -36,8 +36,8 @@ def seed_everything(*entropy: int) -> None:
     if get_device() not in ('cpu', 'cuda'):
         torch.manual_seed(seed)
         return
-    # To the bits what torch.manual_seed does, which also notes the call stack for each
-    # kind of device that is not in use: at the depth of a training, 0.7 ms an image.
+    # What torch.manual_seed does to the devices in use; for each kind that is not it
+    # notes the call stack: at the depth of a training, 0.7 ms an image.
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)

@@ -41,9 +41,9 @@ def test_loss_shows_every_side_at_every_size(bench, capsys):
     assert list(shown) == '4 x 5,8 x 5,16 x 5,32 x 5,4 x 9,4 x 12,4 x 24'.split(',')
     assert shown['8 x 5']['loop, ms'] == shown['16 x 5']['loop / instance'] == '-'
     for row in times:
-        assert all(float(row[f'{side}, ms']) >= 0 for side in module.SIDES[1:])
+        assert '-' not in [row[f'{side}, ms'] for side in module.SIDES[1:]]
     assert [row['exponents'] for row in growths] == ['mmrazor', 'global', 'instance']
-    assert len(goals) == 4
+    assert len(goals) == 8
     # loop: 4 x 5 and 4 x 9; the others: all seven sizes
     assert len(figures['seconds']) == 2 + 3 * 7
     assert 'Growth' in capsys.readouterr().out

@@ -303,7 +303,7 @@ def test_an_instance_temperature_for_other_classes_is_refused_at_build(ctkd_cfg)
 
 def test_deliveries_are_refused(ctkd_cfg):
     ctkd_cfg['distiller'] = dict(distill_deliveries=dict(rand=dict(type='X')))
-    with pytest.raises(ValueError, match=r'the student runs first, got \[.rand.\]'):
+    with pytest.raises(ValueError, match=r'own places, got \[.rand.\]'):
         build(ctkd_cfg)
 
 

@@ -91,7 +91,7 @@ def test_the_detections_stay(plain, batch):
     ('watched', 'left', 'message'),
     [
         ('backbone.layer1', 'backbone', 'left as it is'),
-        ('neck.fpn_convs.0', 'neck', 'folded in backbone,'),
+        ('neck.fpn_convs.0', 'neck', 'folded in backbone'),
     ],
 )
 def test_what_a_recorder_looks_into_stays(plain, images, watched, left, message):
@@ -141,9 +141,9 @@ class SharedConv(nn.Module):
 @pytest.mark.parametrize(
     ('backbone', 'reason'),
     [
-        (PreActivation(8), 'folding BatchNorm would change it'),
-        (PreActivation(16), 'BatchNorm cannot be folded'),
-        (SharedConv(), 'folding BatchNorm would change it'),
+        (PreActivation(8), 'the features would change by'),
+        (PreActivation(16), 'is invalid for input of size'),
+        (SharedConv(), 'the features would change by'),
     ],
     ids=['same channels', 'other channels', 'shared'],
 )
@@ -151,9 +151,63 @@ def test_what_cannot_be_folded_is_left_as_it_is(plain, images, backbone, reason)
     plain.backbone, plain.neck = shake(backbone), nn.Identity()
     before = copy.deepcopy(backbone)
     message = speed_up(plain)
-    assert 'left as it is' in message and reason in message
+    assert 'left as it is, BatchNorm cannot be folded' in message
+    assert reason in message
     assert plain.backbone is backbone
     for a, b in zip(features(plain, images), before(images)):
+        assert torch.equal(a, b)
+
+
+class Neck(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, levels):
+        return self.change(levels)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda levels: dict(enumerate(levels)),
+        lambda levels: levels[0],
+        lambda levels: (level for level in levels),
+        lambda levels: [levels[0], levels[1] * float('nan')],
+    ],
+    ids=['dict', 'tensor', 'generator', 'nan'],
+)
+def test_other_features_leave_the_teacher_as_it_is(plain, images, change):
+    plain.neck = Neck(change)
+    backbone, weights = plain.backbone, copy.deepcopy(plain.state_dict())
+    assert 'left as it is' in speed_up(plain)
+    assert plain.backbone is backbone
+    for name, value in plain.state_dict().items():
+        assert value.dtype == weights[name].dtype and torch.equal(value, weights[name])
+
+
+def test_maps_of_the_backbone_beside_the_necks_are_noticed(plain, images):
+    backbone, extract = plain.backbone, type(plain).extract_feat
+
+    def both(self, inputs):
+        return [*extract(self, inputs), *self.backbone(inputs)]
+
+    plain.extract_feat = both.__get__(plain)
+    assert 'its features are not those of its last part' in speed_up(plain)
+    assert plain.backbone is backbone
+
+
+def test_a_deformable_backbone_is_left_as_it_is(teacher_cfg, images):
+    teacher_cfg['neck']['in_channels'] = [32, 64, 128, 256]
+    teacher_cfg['backbone'].update(
+        depth=50,
+        dcn=dict(type='DCN', deform_groups=1, fallback_on_stride=False),
+        stage_with_dcn=(False, True, True, True),
+    )
+    plain = shake(ROOT_MODELS.build(teacher_cfg))
+    want = features(plain, images)
+    assert 'left as it is' in speed_up(plain)
+    for a, b in zip(features(plain, images), want):
         assert torch.equal(a, b)
 
 
@@ -216,3 +270,11 @@ def test_a_bfloat16_teacher_gives_nearly_the_same_logits(shaken_cfg, batch, loss
 def test_an_unknown_teacher_dtype_is_refused(ctkd_cfg):
     with pytest.raises(ValueError, match="teacher_dtype='half' must be None or one of"):
         MODELS.build(dict(ctkd_cfg, teacher_dtype='half'))
+
+
+def test_a_recorder_of_a_method_leaves_the_teacher_as_it_is(ctkd_cfg):
+    method = 'mmdet.models.backbones.ResNet.forward'
+    ctkd_cfg['distiller'] = dict(
+        teacher_recorders=dict(maps=dict(type='mmrazor.MethodOutputs', source=method))
+    )
+    assert isinstance(build(ctkd_cfg).teacher.backbone.bn1, nn.BatchNorm2d)

@@ -79,6 +79,11 @@ def test_shared_pixels_would_be_noticed(ctkd_cfg, batch_of_two_sizes):
     assert max((a - b).abs().max() for a, b in zip(got, want)) > 1e-2
 
 
+def test_a_student_that_copies_without_waiting_still_does(ctkd_cfg):
+    ctkd_cfg['architecture']['data_preprocessor']['non_blocking'] = True
+    assert build(ctkd_cfg).data_preprocessor._non_blocking
+
+
 def test_the_student_keeps_its_own_pixels_and_boxes(ctkd_cfg, batch_of_two_sizes):
     ctkd_cfg['teacher']['data_preprocessor'].update(CAFFE)
     model = build(ctkd_cfg)
