@@ -44,6 +44,14 @@ def test_the_readmes_tables_are_those_of_the_configs(root, monkeypatch):
     assert leaves == {root / path for path in linked} & leaves
 
 
+def test_every_relative_link_of_a_page_leads_to_a_file(root):
+    pages = [*root.glob('*.md'), *(root / 'docs').glob('*.md')]
+    assert len(pages) >= 6
+    for page in pages:
+        for link in re.findall(r'\]\(([^):#]+)\)', page.read_text()):
+            assert (page.parent / link).exists(), f'{page.name}: {link}'
+
+
 def test_the_readmes_adapter_starts_at_the_losss_own_temperature(root):
     (text,) = [b for b in python_blocks(root) if 'WithTemperature' in b]
     exec(text, names := {})
