@@ -11,7 +11,6 @@ the same host time beside a larger model: `ms/iteration` tells what it is of a s
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -19,15 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import timing
-import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, save_checkpoint
-from soak import CONFIG, TEACHER
+from mmengine.runner import Runner
+from soak import CONFIG, prepare
 
 from ctkd_mm import reseed
-from ctkd_mm.demo_data import make_demo_data
 
 BATCH_SIZE = 8
 OURS = 'ctkd_mm.'
@@ -78,17 +74,7 @@ def build(images: int, out: Path) -> Runner:
         images: How many to train on.
         out: Folder for everything.
     """
-    from mmdet.registry import MODELS
-
-    shutil.rmtree(out, ignore_errors=True)
-    data = make_demo_data(out / 'data', num_train=images, num_val=images // 4)
-    init_default_scope('mmdet')
-    torch.manual_seed(1)
-    teacher = MODELS.build(Config.fromfile(TEACHER).model)
-    teacher.init_weights()
-    meta = dict(dataset_meta=dict(classes=tuple('0123456789')))
-    teacher_ckpt = str(out / 'teacher.pth')
-    save_checkpoint(dict(meta=meta, state_dict=teacher.state_dict()), teacher_ckpt)
+    data, teacher_ckpt = prepare(out, num_train=images, num_val=images // 4)
     cfg = Config.fromfile(CONFIG)
     loader = dict(batch_size=BATCH_SIZE, num_workers=0, persistent_workers=False)
     loader['dataset'] = dict(data_root=f'{data}/')

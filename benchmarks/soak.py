@@ -93,6 +93,31 @@ class Readings(Hook):
             self.log_bytes.append(sum(f.stat().st_size for f in files if f.is_file()))
 
 
+def prepare(out: Path, num_train: int, num_val: int) -> tuple[Path, str]:
+    """Make the digits and an untrained teacher's checkpoint; nothing old stays.
+
+    Args:
+        out: Folder for everything.
+        num_train: Images.
+        num_val: Images.
+
+    Returns:
+        The data's folder and the checkpoint's path.
+    """
+    from mmdet.registry import MODELS
+
+    shutil.rmtree(out, ignore_errors=True)
+    data = make_demo_data(out / 'data', num_train=num_train, num_val=num_val)
+    init_default_scope('mmdet')
+    torch.manual_seed(1)
+    teacher = MODELS.build(Config.fromfile(TEACHER).model)
+    teacher.init_weights()
+    meta = dict(dataset_meta=dict(classes=tuple('0123456789')))
+    teacher_ckpt = str(out / 'teacher.pth')
+    save_checkpoint(dict(meta=meta, state_dict=teacher.state_dict()), teacher_ckpt)
+    return data, teacher_ckpt
+
+
 def build(iterations: int, out: Path, hooks: list[Hook]) -> Runner:
     """Make the data, the teacher's checkpoint and the run; nothing of an old one stays.
 
@@ -101,17 +126,7 @@ def build(iterations: int, out: Path, hooks: list[Hook]) -> Runner:
         out: Folder for everything.
         hooks: Added to the config's.
     """
-    from mmdet.registry import MODELS
-
-    shutil.rmtree(out, ignore_errors=True)
-    data = make_demo_data(out / 'data', num_train=BATCH_SIZE * PER_EPOCH, num_val=4)
-    init_default_scope('mmdet')
-    torch.manual_seed(1)
-    teacher = MODELS.build(Config.fromfile(TEACHER).model)
-    teacher.init_weights()
-    meta = dict(dataset_meta=dict(classes=tuple('0123456789')))
-    teacher_ckpt = str(out / 'teacher.pth')
-    save_checkpoint(dict(meta=meta, state_dict=teacher.state_dict()), teacher_ckpt)
+    data, teacher_ckpt = prepare(out, num_train=BATCH_SIZE * PER_EPOCH, num_val=4)
     cfg = Config.fromfile(CONFIG)
     loader = dict(  # no worker: its memory would not be seen
         batch_size=BATCH_SIZE, num_workers=0, persistent_workers=False
