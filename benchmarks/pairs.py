@@ -43,15 +43,25 @@ def _proposals(sample: DetDataSample) -> InstanceData:
     objects = sample.gt_instances.bboxes.cpu()[torch.arange(PROPOSALS // 2) % BOXES]
     noise = torch.randn(objects.shape, generator=generator)
     near = objects + 0.1 * noise * (objects[:, 2:] - objects[:, :2]).repeat(1, 2)
-    centre = torch.rand(PROPOSALS // 2, 2, generator=generator) * size[:2]
-    log_side = torch.rand(centre.shape, generator=generator)
-    half = 8 * (min(height, width) / 16) ** log_side
-    boxes = torch.cat([near, torch.cat([centre - half, centre + half], 1)])
-    boxes = boxes.clamp(min=0).minimum(size).to(sample.gt_instances.bboxes)
+    near = near.clamp(min=0).minimum(size)
+    boxes = torch.cat([near, boxes_anywhere(PROPOSALS // 2, height, width, generator)])
+    boxes = boxes.to(sample.gt_instances.bboxes)
     scores = torch.linspace(1, 0, PROPOSALS, device=boxes.device)
     return InstanceData(
         bboxes=boxes, scores=scores, labels=torch.zeros_like(scores, dtype=torch.long)
     )
+
+
+def boxes_anywhere(
+    count: int, height: int, width: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw boxes of log-uniform sides from 16 pixels to the image's, (count, 4)."""
+    size = torch.tensor([width, height])
+    centre = torch.rand(count, 2, generator=generator) * size
+    log_side = torch.rand(count, 2, generator=generator)
+    half = 8 * (min(height, width) / 16) ** log_side
+    boxes = torch.cat([centre - half, centre + half], 1)
+    return boxes.clamp(min=0).minimum(size.repeat(2))
 
 
 def config(method: str, pair: str) -> Config:

@@ -7,9 +7,9 @@ Sides, all in one process, one step of each in turn:
 
 - ``student``: the student alone.
 - ``mmrazor``: MMRazor's SingleTeacherDistill; the teacher runs whole and first, and its
-  sampled proposals are delivered to the student. It has the plain teacher, as has
+  sampled proposals are delivered to the student. The teacher is the plain one.
 - ``mdistiller``: the step of the DKD authors' detection code: the student's RoI head
-  runs a second time for its logits, the teacher's on the same RoIs.
+  runs a second time for its logits, the plain teacher's on the same RoIs.
 - ``kd``, ``ctkd``, ``ctkd-instance``: ours, with the shipped configs.
 - ``ctkd bf16``: with ``teacher_dtype='bfloat16'``.
 - ``features``, ``roi head``: what of our teacher must run at least; added to
@@ -20,6 +20,7 @@ and the learning rate is 0, so every step is like the last. Peak memory: of a pr
 its own, on a CPU above that after the imports.
 Short form, one case: 5 minutes on 2 cores. ``--device cuda`` for a GPU, where --batch 8
 --size 800x1333 is a realistic case and ``--dtype bfloat16`` trains in mixed precision.
+``--trace FILE`` profiles one step for chrome://tracing.
 """
 
 from __future__ import annotations

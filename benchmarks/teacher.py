@@ -22,7 +22,7 @@ import torch
 from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
-from pairs import batch, config, plain_teacher
+from pairs import batch, boxes_anywhere, config, plain_teacher
 from timing import interleaved, median, parser, report
 from torch import Tensor
 
@@ -98,13 +98,9 @@ def logit_errors(plain: BaseModel, images: Tensor) -> list[dict[str, str]]:
 
 
 def random_rois(images: Tensor) -> Tensor:
-    """Draw boxes of log-uniform sizes from 16 pixels to the image's height, (N, 5)."""
+    """Draw RoIs of the first image, (N, 5)."""
     generator = torch.Generator().manual_seed(0)
-    height, width = images.shape[-2:]
-    centre = torch.rand(ROIS, 2, generator=generator) * torch.tensor([width, height])
-    half = 8 * (height / 16) ** torch.rand(ROIS, 2, generator=generator)
-    limit = torch.tensor([width, height, width, height])
-    boxes = torch.cat([centre - half, centre + half], 1).clamp(min=0).minimum(limit)
+    boxes = boxes_anywhere(ROIS, *images.shape[-2:], generator)
     return torch.cat([torch.zeros(ROIS, 1), boxes], 1).to(images)
 
 
@@ -125,7 +121,7 @@ def in_bfloat16(function: Callable, *args: Any) -> Callable[[], Any]:
     """Make a call as ``teacher_dtype='bfloat16'`` does it."""
 
     def call(*args: Any) -> Any:
-        with torch.no_grad(), low_precision(args[0].device, 'bfloat16'):
+        with low_precision(args[0].device, 'bfloat16'):
             return function(*args)
 
     return under(torch.no_grad, call, *args)

@@ -136,9 +136,10 @@ class PreemptionHook(Hook):
 
     def _agree(self) -> bool:
         pending = not signal.sigpending().isdisjoint(SIGNALS)
+        told = self.requested or pending
         if not is_distributed():
-            return self.requested or pending
-        request = torch.tensor(int(self.requested or pending))
+            return told
+        request = torch.tensor(int(told))
         all_reduce(request, 'max', self._group)
         return bool(request)
 
