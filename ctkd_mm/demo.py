@@ -14,7 +14,8 @@ import numpy as np
 
 from .demo_data import make_demo_data
 from .extract import extract_student
-from .plot import plot_curriculum, read_scalars
+from .plot import plot_curriculum
+from .run_log import read_scalars
 
 WORK_DIR = Path('work_dirs/demo')  # where the demo configs look for set and teacher
 CONFIGS = Path('configs/demo')

@@ -2,44 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Sequence, Union
+from typing import Sequence
 
-PathLike = Union[str, Path]
-
-
-def read_scalars(run: PathLike) -> list[dict[str, float]]:
-    """Read the training lines of a run's JSON log, one per logged iteration.
-
-    Args:
-        run: A work directory, or one ``scalars.json``. In a work directory all
-            starts of the run are joined; where a resumed start repeats an
-            iteration, the later one counts.
-
-    Returns:
-        The logged scalars in the order of ``step``.
-
-    Raises:
-        FileNotFoundError: If there is no JSON log.
-    """
-    run = Path(run)
-    logs = [run] if run.is_file() else sorted(run.glob('*/vis_data/scalars.json'))
-    if not logs:
-        raise FileNotFoundError(
-            f'{run} has no JSON log: expected a work directory with '
-            '<timestamp>/vis_data/scalars.json, or such a file'
-        )
-    by_step = {}
-    for log in logs:
-        for line in log.read_text().splitlines(keepends=True):
-            if not line.endswith('\n'):
-                continue  # the run was killed while it wrote this line
-            scalars = json.loads(line)
-            if 'lr' in scalars:  # validation lines have none
-                by_step[scalars['step']] = scalars
-    return [by_step[step] for step in sorted(by_step)]
+from .run_log import PathLike, read_scalars, run_name
 
 
 def plot_curriculum(runs: Sequence[PathLike], out: PathLike) -> Path:
@@ -75,10 +42,9 @@ def plot_curriculum(runs: Sequence[PathLike], out: PathLike) -> Path:
                 'reached'
             )
         steps = [line['step'] for line in lines]
-        label = Path(run).parent.parent.name if Path(run).is_file() else Path(run).name
         for name in names:
             curve = [line.get(name) for line in lines]
-            tau_axes.plot(steps, curve, label=label + name[len('tau') :])
+            tau_axes.plot(steps, curve, label=run_name(run) + name[len('tau') :])
             low, high = (name.replace('tau', f'tau_{end}', 1) for end in ('min', 'max'))
             if any(low in line for line in lines):
                 band = [[line.get(k, math.nan) for line in lines] for k in (low, high)]

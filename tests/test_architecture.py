@@ -21,7 +21,8 @@ FLOORS = {
     'registry': (1, {'mmengine'}),
     'gradient_reversal': (1, {'torch'}),
     'demo_data': (1, {'numpy', 'cv2', 'sklearn'}),
-    'plot': (1, {'matplotlib'}),
+    'run_log': (1, {'mmengine'}),
+    'plot': (2, {'matplotlib'}),
     'extract': (3, {'mmengine'}),  # writes as checkpoint does
     'temperature': (2, MATHEMATICS),
     'policy': (1, {'torch'}),

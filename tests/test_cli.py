@@ -15,7 +15,7 @@ import pytest
 import torch
 from same_bits import assert_same_bits
 
-from ctkd_mm.plot import read_scalars
+from ctkd_mm.run_log import read_scalars
 
 CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
 STUDENT = 'configs/demo/faster-rcnn_r18-eighth_fpn_digits.py'

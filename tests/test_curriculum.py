@@ -14,7 +14,7 @@ from ctkd_mm import (
     cosine_curriculum,
 )
 from ctkd_mm.curriculum import CurriculumHook
-from ctkd_mm.plot import read_scalars
+from ctkd_mm.run_log import read_scalars
 
 
 def test_equals_the_papers_first_epochs():

@@ -17,7 +17,7 @@ from mmengine.config import Config, DictAction
 from mmengine.fileio import load
 
 from ctkd_mm.launch import adapt_to_host, leave_group
-from ctkd_mm.plot import read_scalars
+from ctkd_mm.run_log import read_scalars
 
 CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
 TRAIN = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'

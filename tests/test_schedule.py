@@ -7,7 +7,7 @@ import torch
 from logit_run import Distilled, make_runner
 
 from ctkd_mm import GlobalTemperature
-from ctkd_mm.plot import read_scalars
+from ctkd_mm.run_log import read_scalars
 from ctkd_mm.schedule import (
     CosineTemperature,
     LinearTemperature,

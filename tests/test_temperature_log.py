@@ -4,12 +4,12 @@ import pytest
 from logit_run import Distilled, make_runner
 
 from ctkd_mm import CTKDLoss
-from ctkd_mm.plot import read_scalars
 from ctkd_mm.policies import (
     ConstantTemperature,
     SharpnessTemperature,
     SpreadTemperature,
 )
+from ctkd_mm.run_log import read_scalars
 
 HOOK = dict(type='ctkd_mm.TemperatureLogHook')
 ONE_EPOCH = dict(by_epoch=True, max_epochs=1)

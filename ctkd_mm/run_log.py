@@ -1,0 +1,92 @@
+"""What MMEngine wrote about a run: its scalars, its metrics and its config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Iterable, Iterator, Union
+
+from mmengine.config import Config
+
+PathLike = Union[str, Path]
+
+
+def read_scalars(run: PathLike) -> list[dict[str, float]]:
+    """Read the training lines of a run's JSON log, one per logged iteration.
+
+    Args:
+        run: A work directory, or one ``scalars.json``. In a work directory all
+            starts of the run are joined; where a resumed start repeats an
+            iteration, the later one counts.
+
+    Returns:
+        The logged scalars in the order of ``step``, the iteration.
+
+    Raises:
+        FileNotFoundError: If there is no JSON log.
+    """
+    return _by_step(line for line in _lines(run) if 'lr' in line)
+
+
+def read_metrics(run: PathLike) -> list[dict[str, float]]:
+    """Read the validation lines of a run's JSON log, one per validation.
+
+    Args:
+        run: As for :func:`read_scalars`.
+
+    Returns:
+        The metrics in the order of ``step``, which counts epochs here in an
+        epoch-based training.
+
+    Raises:
+        FileNotFoundError: If there is no JSON log.
+    """
+    # Only the learning rate tells the two kinds of lines apart.
+    return _by_step(line for line in _lines(run) if 'lr' not in line)
+
+
+def read_config(run: PathLike) -> Config:
+    """Read the config that the last start of a run was trained with.
+
+    Args:
+        run: As for :func:`read_scalars`.
+
+    Returns:
+        The whole config, as MMEngine dumped it beside the JSON log.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    dumped = _logs(run)[-1].with_name('config.py')
+    if not dumped.is_file():
+        raise FileNotFoundError(f'{dumped} is missing: MMEngine writes it at the start')
+    return Config.fromfile(dumped, import_custom_modules=False)
+
+
+def run_name(run: PathLike) -> str:
+    """The name of a run: that of its work directory."""
+    run = Path(run).resolve()
+    return run.parents[2].name if run.is_file() else run.name
+
+
+def _logs(run: PathLike) -> list[Path]:
+    run = Path(run)
+    logs = [run] if run.is_file() else sorted(run.glob('*/vis_data/scalars.json'))
+    if not logs:
+        raise FileNotFoundError(
+            f'{run} has no JSON log: expected a work directory with '
+            '<timestamp>/vis_data/scalars.json, or such a file'
+        )
+    return logs
+
+
+def _lines(run: PathLike) -> Iterator[dict[str, float]]:
+    for log in _logs(run):
+        for line in log.read_text().splitlines(keepends=True):
+            if line.endswith('\n'):  # else the run was killed while it wrote this line
+                yield json.loads(line)
+
+
+def _by_step(lines: Iterable[dict[str, float]]) -> list[dict[str, float]]:
+    by_step = {line['step']: line for line in lines}
+    return [by_step[step] for step in sorted(by_step)]
