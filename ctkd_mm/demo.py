@@ -15,6 +15,7 @@ import numpy as np
 from .demo_data import make_demo_data
 from .extract import extract_student
 from .plot import plot_curriculum
+from .report_runs import training_minutes
 from .run_log import read_scalars
 
 WORK_DIR = Path('work_dirs/demo')  # where the demo configs look for set and teacher
@@ -50,7 +51,7 @@ def run_demo() -> None:
     checkpoints = {}
     for name in RUNS:
         _say(f'2/5 training the {TITLES[name]}')
-        checkpoints[name] = _train(name, work_dir)
+        checkpoints[name] = run_training(name, work_dir)
     _say('3/5 extracting the student')
     checkpoints['ctkd'] = extract_student(checkpoints['ctkd'])
     _say('4/5 evaluating on the validation scenes')
@@ -136,6 +137,31 @@ def draw_sheet(work_dir: Path, checkpoints: dict[str, Path]) -> Path:
     return out
 
 
+def run_training(name: str, work_dir: Path) -> Path:
+    """Train a model of the demo, or go on, unless its last checkpoint is there.
+
+    Args:
+        name: A key of ``RUNS``.
+        work_dir: The demo's folder.
+
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        subprocess.CalledProcessError: If the training fails.
+    """
+    from mmengine.config import Config
+
+    epochs = Config.fromfile(RUNS[name]).train_cfg.max_epochs
+    last = work_dir / name / f'epoch_{epochs}.pth'
+    # Written after the checkpoint itself, so that it never names half a file.
+    named = work_dir / name / 'last_checkpoint'
+    if not (named.is_file() and Path(named.read_text()).name == last.name):
+        log = work_dir / f'{name}.log'
+        _tool('train', log, RUNS[name], '--work-dir', work_dir / name, '--resume')
+    return last
+
+
 def _say(text: str) -> None:
     print(f'\n=== {text}', flush=True)
 
@@ -160,20 +186,6 @@ def _tool(name: str, log: Path, *args: object) -> None:
         raise subprocess.CalledProcessError(process.returncode, command)
 
 
-def _train(name: str, work_dir: Path) -> Path:
-    """Train, or go on training, unless the last epoch's checkpoint is there."""
-    from mmengine.config import Config
-
-    epochs = Config.fromfile(RUNS[name]).train_cfg.max_epochs
-    last = work_dir / name / f'epoch_{epochs}.pth'
-    # Written after the checkpoint itself, so that it never names half a file.
-    named = work_dir / name / 'last_checkpoint'
-    if not (named.is_file() and Path(named.read_text()).name == last.name):
-        log = work_dir / f'{name}.log'
-        _tool('train', log, RUNS[name], '--work-dir', work_dir / name, '--resume')
-    return last
-
-
 def _evaluate(name: str, work_dir: Path, checkpoint: Path) -> dict[str, object]:
     """Evaluate a plain detector's checkpoint: a row of the table."""
     from mmdet.apis import init_detector
@@ -182,15 +194,13 @@ def _evaluate(name: str, work_dir: Path, checkpoint: Path) -> dict[str, object]:
     _tool('test', out / 'test.log', config, checkpoint, '--work-dir', out)
     metrics = json.loads(sorted(out.glob('*/*.json'))[-1].read_text())
     model = init_detector(str(config), str(checkpoint), device='cpu')
-    lines = read_scalars(work_dir / name)
-    steps = np.diff([0] + [line['step'] for line in lines])
-    seconds = sum(line['time'] * step for line, step in zip(lines, steps))
+    minutes = training_minutes(read_scalars(work_dir / name))
     return {
         'model': TITLES[name],
         'box mAP': f'{metrics["coco/bbox_mAP"]:.3f}',
         'AP50': f'{metrics["coco/bbox_mAP_50"]:.3f}',
         'parameters': f'{sum(p.numel() for p in model.parameters()):,}',
-        'minutes': f'{seconds / 60:.1f}',
+        'minutes': f'{minutes:.1f}',
     }
 
 

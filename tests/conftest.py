@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,3 +180,28 @@ def demo_cfg(
     # MMEngine keeps one visualizer a name for the whole process.
     cfg.visualizer.name = str(tmp_path)
     return cfg
+
+
+@pytest.fixture
+def small_checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a checkout whose demo trains one epoch on 16 scenes."""
+    from ctkd_mm import demo
+    from ctkd_mm.demo_data import make_demo_data
+
+    shutil.copytree(root / 'configs', tmp_path / 'configs')
+    (tmp_path / 'tools').symlink_to(root / 'tools')
+    bases = tmp_path / 'configs' / '_base_'
+    for path, old, new in [
+        (bases / 'schedules' / 'schedule_demo.py', 'max_epochs=6', 'max_epochs=1'),
+        (bases / 'schedules' / 'schedule_demo.py', 'val_interval=6', 'val_interval=1'),
+        (*bases.glob('pairs/*_digits.py'), 'epoch_6.pth', 'epoch_1.pth'),
+    ]:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+    monkeypatch.setattr(
+        demo, 'make_demo_data', lambda root: make_demo_data(root, 16, 4)
+    )
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -7,7 +7,6 @@ import cv2
 import pytest
 
 from ctkd_mm import demo
-from ctkd_mm.demo_data import make_demo_data
 
 
 def test_the_table_is_aligned():
@@ -19,28 +18,6 @@ def test_outside_a_checkout_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match='run the demo in a checkout'):
         demo.run_demo()
-
-
-@pytest.fixture
-def small_checkout(root, tmp_path, monkeypatch):
-    """A checkout whose demo trains one epoch on 16 scenes."""
-    shutil.copytree(root / 'configs', tmp_path / 'configs')
-    (tmp_path / 'tools').symlink_to(root / 'tools')
-    bases = tmp_path / 'configs' / '_base_'
-    for path, old, new in [
-        (bases / 'schedules' / 'schedule_demo.py', 'max_epochs=6', 'max_epochs=1'),
-        (bases / 'schedules' / 'schedule_demo.py', 'val_interval=6', 'val_interval=1'),
-        (*bases.glob('pairs/*_digits.py'), 'epoch_6.pth', 'epoch_1.pth'),
-    ]:
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new))
-    monkeypatch.setattr(
-        demo, 'make_demo_data', lambda root: make_demo_data(root, 16, 4)
-    )
-    monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.slow

@@ -1,0 +1,142 @@
+"""Train the runs of the ledger that have no log yet, then rebuild its page.
+
+    make ledger    # or python experiments/ledger.py, in the root of a checkout
+
+Trains as many runs at a time as there are cores, each on one; an interrupted run goes
+on from its last epoch when called again. A run takes about 3 minutes of a core.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+from record import LOGS, load_runs, make_config, read_log, write_log
+from results import rebuild
+
+from ctkd_mm.demo import WORK_DIR as DEMO_DIR
+from ctkd_mm.demo import run_training
+from ctkd_mm.demo_data import make_demo_data
+from ctkd_mm.run_log import read_scalars
+
+WORK_DIR = Path('work_dirs/ledger')
+POLL_SECONDS, REPORT_SECONDS = 2, 60
+STEPS = 600  # 6 epochs of 800 scenes in batches of 8
+
+
+def missing(runs: dict[str, dict]) -> list[tuple[str, int]]:
+    """Name and seed of every run without a log; all runs of a seed, then the next."""
+    jobs = [(seed, name) for name, run in runs.items() for seed in run['seeds']]
+    return [
+        (name, seed)
+        for seed, name in sorted(jobs, key=lambda job: job[0])
+        if read_log(name, seed, runs[name]) is None
+    ]
+
+
+class Training:
+    """One run on its way.
+
+    Args:
+        name: The run's name.
+        seed: Its seed.
+        run: Its entry in ``runs.py``.
+    """
+
+    def __init__(self, name: str, seed: int, run: dict) -> None:
+        self.name, self.seed, self.run = name, seed, run
+        self.work_dir = WORK_DIR / name / f'seed{seed}'
+
+    def start(self, runs: dict[str, dict]) -> bool:
+        """Start it, or go on; False while the run that gives its tau has no log."""
+        tau, source = None, self.run.get('tau_of')
+        if source:
+            log = read_log(source, self.seed, runs[source])
+            if log is None:
+                return False
+            tau = log['curves']['tau'][-1]
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        config = self.work_dir / 'run.py'
+        make_config(self.run, self.seed, tau).dump(config)
+        command = [sys.executable, '-W', 'ignore', 'tools/train.py', str(config)]
+        with (self.work_dir / 'train.log').open('a') as log:
+            self.process = subprocess.Popen(
+                [*command, '--resume', '--work-dir', str(self.work_dir)],
+                env={**os.environ, 'OMP_NUM_THREADS': '1'},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        return True
+
+    def share(self) -> float:
+        """How much of it is done, 0 to 1."""
+        with suppress(FileNotFoundError, IndexError):
+            return read_scalars(self.work_dir)[-1]['step'] / STEPS
+        return 0.0
+
+    def finish(self) -> bool:
+        """Write its log; False if it failed."""
+        if self.process.returncode:
+            print(f'{self} failed: see {self.work_dir / "train.log"}', file=sys.stderr)
+            return False
+        write_log(self.name, self.seed, self.run, self.work_dir)
+        return True
+
+    def __str__(self) -> str:
+        return f'{self.name}, seed {self.seed}'
+
+
+def train(waiting: list[Training], runs: dict[str, dict], cores: int) -> bool:
+    """Train runs, as many at a time as there are cores; print progress and ETA.
+
+    Returns:
+        Whether all were trained.
+    """
+    running, failed, total = [], 0, len(waiting)
+    begin, at_begin = time.time(), sum(t.share() for t in waiting)
+    next_report = begin + REPORT_SECONDS
+    while True:
+        for training in waiting[:]:
+            if len(running) < cores and training.start(runs):
+                running.append(training)
+                waiting.remove(training)
+        if not running:  # what waits takes its tau from a run that failed
+            return not failed
+        time.sleep(POLL_SECONDS)
+        for training in [t for t in running if t.process.poll() is not None]:
+            running.remove(training)
+            failed += not training.finish()
+        if time.time() > next_report:
+            next_report += REPORT_SECONDS
+            done = total - len(waiting) - len(running)
+            shares = [t.share() for t in [*running, *waiting]]
+            gained = done + sum(shares) - at_begin
+            left = len(shares) - sum(shares)
+            eta = (time.time() - begin) * left / max(gained, 1e-3)
+            print(
+                f'{done} of {total} runs done, eta {timedelta(seconds=round(eta))}; '
+                f'now {"; ".join(map(str, running))}',
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Train what is missing and rebuild the page."""
+    runs = load_runs()
+    waiting = [Training(*job, runs[job[0]]) for job in missing(runs)]
+    print(f'{len(waiting)} runs have no log in {LOGS}', flush=True)
+    if waiting:
+        make_demo_data(DEMO_DIR / 'data')
+        run_training('teacher', DEMO_DIR)
+        if not train(waiting, runs, os.cpu_count()):
+            sys.exit('some runs failed: call again when their cause is gone')
+    rebuild()
+
+
+if __name__ == '__main__':
+    main()

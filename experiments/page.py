@@ -1,0 +1,170 @@
+"""The text of docs/results.md."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Iterable
+
+import numpy as np
+from intervals import Interval, interval, paired
+from pictures import is_learned
+from record import find_temperature, is_ablation
+
+from ctkd_mm.doctor import diagnose
+
+CONSTANT = ('kd-t1', 'kd-t2', 'kd-t4')
+CONTROLS = {'ctkd-official': 'control-official', 'ctkd': 'control-ctkd'}
+BASE = 'ctkd'  # what the ablations change
+Runs, Logs = dict, dict  # entries of runs.py; the seeds' compact logs; both by name
+
+PAGE = Path(__file__).with_name('page.md')
+
+
+def write_page(runs: Runs, logs: Logs) -> str:
+    """Compute every figure and write the page.
+
+    Args:
+        runs: The entries of ``runs.py``.
+        logs: Their compact logs, by name, in the order of the seeds.
+
+    Returns:
+        The page, Markdown.
+    """
+    best = max(CONSTANT, key=lambda name: np.mean(maps(logs[name])))
+    main = [name for name in runs if not is_ablation(name)]
+    every = [log for of_run in logs.values() for log in of_run]
+    ablations = [name for name in runs if is_ablation(name)]
+    return PAGE.read_text(encoding='utf-8').format(
+        answer=_answer(runs, logs, best),
+        steps=every[0]['steps'][-1],
+        teacher_map=_spelled({f'{t["bbox_mAP"]:.3f}' for t in _teachers(every)}),
+        seeds=_spelled(str(log['seed']) for log in logs[best]),
+        table=_table(runs, logs, best, main),
+        num_seeds=len(logs[best]),
+        best=runs[best]['title'],
+        num_constant=len(CONSTANT),
+        num_compared=len(main) - 2,
+        controls=_controls(runs, logs),
+        num_ablation_seeds=len(logs[ablations[0]]),
+        base=runs[BASE]['title'],
+        ablations=_ablations(runs, logs, ablations),
+        hours=f'{sum(log["seconds"] for log in every) / 3600:.1f}',
+        packages=_spelled(
+            ' '.join(item) for log in every for item in log['packages'].items()
+        ),
+        teachers=_spelled(t['sha256'] for t in _teachers(every)),
+    )
+
+
+def maps(logs: list[dict]) -> list[float]:
+    """The seeds' box mAP."""
+    return [log['metrics']['bbox_mAP'] for log in logs]
+
+
+def verdicts(logs: list[dict]) -> str:
+    """The doctor's verdicts on the seeds, counted; a dash without a learned tau."""
+    if not is_learned(logs):
+        return '-'
+    found = Counter(', '.join(_diagnose(log)) for log in logs)
+    return '; '.join(f'{verdict} ({n})' for verdict, n in found.most_common())
+
+
+def _table(runs: Runs, logs: Logs, best: str, names: list[str]) -> str:
+    lines = [
+        '| method | box mAP | AP50 | against KD | final tau | doctor |',
+        '|---|---|---|---|---|---|',
+    ]
+    for name in names:
+        difference = '-' if name == best else _signed(_gain(logs, name, best))
+        ap50 = np.mean([log['metrics']['bbox_mAP_50'] for log in logs[name]])
+        lines.append(
+            f'| {runs[name]["title"]} | {_plain(interval(maps(logs[name])))} '
+            f'| {ap50:.3f} | {difference} | {_final_tau(logs[name])} '
+            f'| {verdicts(logs[name])} |'
+        )
+    return '\n'.join(lines)
+
+
+def _answer(runs: Runs, logs: Logs, best: str) -> str:
+    lines = []
+    for name in runs:
+        if not is_ablation(name) and is_learned(logs[name]):
+            gain = _gain(logs, name, best)
+            lines.append(
+                f'- {runs[name]["title"]}: **{gain.verdict}**, {_signed(gain)} '
+                f'box mAP against {runs[best]["title"]}.'
+            )
+    return '\n'.join(lines)
+
+
+def _controls(runs: Runs, logs: Logs) -> str:
+    lines = ['| method | final tau | its control | difference |', '|---|---|---|---|']
+    for name, control in CONTROLS.items():
+        gain = _gain(logs, name, control)
+        lines.append(
+            f'| {runs[name]["title"]} | {_final_tau(logs[name])} '
+            f'| {_plain(interval(maps(logs[control])))} '
+            f'| {_signed(gain)}: {gain.verdict} |'
+        )
+    return '\n'.join(lines)
+
+
+def _ablations(runs: Runs, logs: Logs, names: list[str]) -> str:
+    count = len(logs[names[0]])
+    base = logs[BASE][:count]
+    lines = [
+        '| changed | box mAP | difference | final tau | doctor |',
+        '|---|---|---|---|---|',
+        f'| nothing | {_plain(interval(maps(base)))} | - | {_final_tau(base)} '
+        f'| {verdicts(base)} |',
+    ]
+    for name in names:
+        gain = paired(maps(logs[name]), maps(base))
+        lines.append(
+            f'| {runs[name]["title"]} | {_plain(interval(maps(logs[name])))} '
+            f'| {_signed(gain)} | {_final_tau(logs[name])} | {verdicts(logs[name])} |'
+        )
+    return '\n'.join(lines)
+
+
+def _gain(logs: Logs, name: str, other: str) -> Interval:
+    return paired(maps(logs[name]), maps(logs[other]))
+
+
+def _diagnose(log: dict) -> list[str]:
+    bounds, curves = find_temperature(log['loss_kd']), log['curves']
+    lines = [
+        dict(zip(('step', 'epoch', *curves), values))
+        for values in zip(log['steps'], log['epochs'], *curves.values())
+    ]
+    lines = [{k: v for k, v in line.items() if v is not None} for line in lines]
+    found = diagnose(lines, bounds['tau_init'], bounds['tau_range'])
+    return [finding.verdict for finding in found]
+
+
+def _final_tau(logs: list[dict]) -> str:
+    if 'tau' in logs[0]['curves']:
+        taus = [log['curves']['tau'][-1] for log in logs]
+    elif 'tau' in (logs[0]['loss_kd'] or {}):
+        taus = [log['loss_kd']['tau'] for log in logs]
+    else:
+        return '-'
+    return f'{np.mean(taus):.2f} ({min(taus):.2f} to {max(taus):.2f})'
+
+
+def _plain(value: Interval) -> str:
+    return f'{value.mean:.3f} ± {value.half:.3f}'
+
+
+def _signed(value: Interval) -> str:
+    return f'{value.mean:+.3f} ± {value.half:.3f}'
+
+
+def _teachers(logs: list[dict]) -> list[dict]:
+    return [log['teacher'] for log in logs if log['teacher']]
+
+
+def _spelled(items: Iterable[str]) -> str:
+    """Every different one, in the order found."""
+    return ', '.join(dict.fromkeys(items))

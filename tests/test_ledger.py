@@ -1,0 +1,144 @@
+"""The ledger: its runs, their logs, and the page that is made of them alone."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ctkd_mm import demo
+
+
+@pytest.fixture
+def experiments(root, monkeypatch):
+    """Import a module of experiments/, with the checkout as the current folder."""
+    monkeypatch.syspath_prepend(str(root / 'experiments'))
+    monkeypatch.chdir(root)
+    return importlib.import_module
+
+
+@pytest.fixture
+def copied_logs(experiments, monkeypatch, tmp_path) -> Path:
+    """A copy of the committed logs, which the ledger reads instead."""
+    record = experiments('record')
+    logs = Path(shutil.copytree(record.LOGS, tmp_path / 'logs'))
+    monkeypatch.setattr(record, 'LOGS', logs)
+    return logs
+
+
+def test_an_interval_is_students(experiments):
+    mean, half = experiments('intervals').interval([1, 2, 3, 4, 5])
+    assert mean == 3
+    # t(0.975; 4) = 2.776, s = sqrt(2.5)
+    assert half == pytest.approx(2.776 * 2.5**0.5 / 5**0.5, rel=1e-3)
+
+
+def test_a_difference_is_paired_and_better_only_beyond_its_interval(experiments):
+    paired = experiments('intervals').paired
+    gain = paired([0.2, 0.3, 0.4], [0.1, 0.2, 0.31])
+    assert gain.mean == pytest.approx(0.29 / 3)
+    assert gain.half == pytest.approx(4.303 * (0.01 / 3**0.5) / 3**0.5, rel=1e-3)
+    assert gain.verdict == 'better'
+    assert paired([0.1, 0.2, 0.31], [0.2, 0.3, 0.4]).verdict == 'worse'
+    assert paired([0.1, 0.2], [0.2, 0.1]).verdict == 'no difference shown'
+
+
+def test_every_run_is_asked_for_with_the_same_seeds(experiments):
+    runs = experiments('record').load_runs()
+    methods = [run for name, run in runs.items() if not name.startswith('ablation-')]
+    assert len(methods) >= 12
+    assert all(list(run['seeds']) == [0, 1, 2, 3, 4] for run in methods)
+
+
+def test_a_run_is_the_demos_config_with_its_method_seed_and_changes(experiments):
+    record = experiments('record')
+    runs = record.load_runs()
+    cfg = record.make_config(runs['ctkd'], seed=3)
+    shipped = record.make_config(runs['ablation-shipped'], seed=3)
+    assert cfg.randomness.seed == 3
+    assert cfg.model.loss_kd.temperature.tau_range == 7.59
+    cfg.model.loss_kd.temperature = shipped.model.loss_kd.temperature
+    assert cfg.to_dict() == shipped.to_dict()
+    lr = record.make_config(runs['ablation-lr'], seed=3).optim_wrapper.paramwise_cfg
+    assert lr.custom_keys['loss_kd.temperature'] == dict(lr_mult=1, decay_mult=0)
+    control = record.make_config(runs['control-ctkd'], seed=3, tau=4.5)
+    assert control.model.loss_kd == dict(type='mmrazor.KLDivergence', tau=4.5)
+
+
+def test_a_log_of_another_entry_does_not_count(experiments, copied_logs):
+    record = experiments('record')
+    run = record.load_runs()['kd-t2']
+    assert record.read_log('kd-t2', 0, run)
+    run['changes'].loss_kd.tau = 3
+    assert record.read_log('kd-t2', 0, run) is None
+
+
+def test_the_page_and_its_pictures_are_what_the_logs_say(experiments, root, tmp_path):
+    experiments('results').rebuild(tmp_path)
+    for path in sorted(tmp_path.glob('results*')):
+        assert path.read_bytes() == (root / 'docs' / path.name).read_bytes(), path.name
+    assert len(list(tmp_path.glob('results*'))) == 3
+
+
+def test_a_figure_without_its_log_is_refused(experiments, copied_logs, tmp_path):
+    (copied_logs / 'ctkd' / 'seed3.json').unlink()
+    with pytest.raises(FileNotFoundError, match='ctkd/seed3.json is missing'):
+        experiments('results').rebuild(tmp_path)
+
+
+def test_every_log_counts(experiments, copied_logs, root, tmp_path):
+    page = (root / 'docs' / 'results.md').read_text(encoding='utf-8')
+    record, results = experiments('record'), experiments('results')
+    for name in record.load_runs():
+        path = copied_logs / name / 'seed1.json'
+        text = path.read_text()
+        log = json.loads(text)
+        log['metrics']['bbox_mAP'] += 0.1
+        path.write_text(json.dumps(log))
+        results.rebuild(tmp_path)
+        changed = (tmp_path / 'results.md').read_text(encoding='utf-8')
+        assert changed != page, name
+        path.write_text(text)
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_trained_and_a_control_follows_its_source(
+    experiments, small_checkout, monkeypatch, capsys
+):
+    record, ledger = experiments('record'), experiments('ledger')
+    monkeypatch.chdir(small_checkout)
+    monkeypatch.setattr(ledger, 'POLL_SECONDS', 0.2)
+    monkeypatch.setattr(ledger, 'REPORT_SECONDS', 0)
+    monkeypatch.setattr(ledger, 'rebuild', lambda: None)
+    runs = {
+        'control': dict(method='kd', tau_of='ctkd', seeds=[1]),
+        'ctkd': dict(method='ctkd', seeds=[1]),
+    }
+    monkeypatch.setattr(ledger, 'load_runs', lambda: runs)
+    monkeypatch.setattr(ledger, 'make_demo_data', demo.make_demo_data)
+    ledger.main()
+    log = record.read_log('ctkd', 1, runs['ctkd'])
+    control = record.read_log('control', 1, runs['control'])
+    assert control['loss_kd']['tau'] == log['curves']['tau'][-1] > 1
+    assert control['seed'] == 1 and control['metrics'].keys() >= {'bbox_mAP'}
+    assert '2 runs have no log' in capsys.readouterr().out
+    ledger.main()
+    assert '0 runs have no log' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_failing_run_is_named_and_leaves_no_log(
+    experiments, small_checkout, monkeypatch, capsys
+):
+    ledger = experiments('ledger')
+    monkeypatch.chdir(small_checkout)
+    monkeypatch.setattr(ledger, 'POLL_SECONDS', 0.2)
+    runs = {'kd': dict(method='kd', seeds=[0], changes={'loss_kd': dict(nonsense=1)})}
+    assert not ledger.train([ledger.Training('kd', 0, runs['kd'])], runs, cores=2)
+    assert 'kd, seed 0 failed: see work_dirs/ledger/kd/seed0/train.log' in (
+        capsys.readouterr().err
+    )
+    assert not (small_checkout / 'experiments' / 'logs').exists()
