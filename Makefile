@@ -21,6 +21,9 @@ PACKAGES += mmengine==0.10.7 mmdet==3.3.0 numpy==2.4.6 opencv-python==5.0.0.93
 endif
 ifeq ($(STACK),openmmlab)
 VENV     := .venv
+# For the guide and the tests in a browser, here alone.
+PACKAGES += mkdocs==1.6.1 mkdocs-material==9.8.1 mkdocstrings==1.0.8 \
+	mkdocstrings-python==2.0.11 selenium==4.51.0
 else ifeq ($(STACK),onedl)
 VENV     := .venv-onedl
 else ifeq ($(STACK),classification)
@@ -39,18 +42,23 @@ export CUDA_VISIBLE_DEVICES :=
 
 PY := $(VENV)/bin/python
 
-.PHONY: help demo bench test lint clean
+.PHONY: help demo ledger bench test lint docs clean
 help:
 	@echo 'make demo   train teacher, student and distilled student on digits; print mAP'
+	@echo 'make ledger train the runs of experiments/ that have no log, rebuild docs/results.md'
 	@echo 'make bench  measure speed and memory, short form: under 10 minutes on 2 cores'
 	@echo 'make test   run all tests'
 	@echo 'make lint   check style with ruff'
+	@echo 'make docs   build the guide in work_dirs/site'
 	@echo 'make clean  remove the environments and work_dirs (cached mmcv wheels stay)'
-	@echo 'demo, bench, test and lint make $(VENV) first where it is missing or out of date.'
+	@echo 'all but clean make $(VENV) first where it is missing or out of date.'
 	@echo 'STACK=onedl: with the maintained forks. STACK=classification: mmpretrain too.'
 
 demo: $(VENV)/.ready
 	$(PY) tools/demo.py
+
+ledger: $(VENV)/.ready
+	$(PY) -W ignore experiments/ledger.py
 
 bench: $(VENV)/.ready
 	@for name in step teacher loss checkpoint evaluate scale profile_epoch; do \
@@ -63,6 +71,11 @@ test: $(VENV)/.ready
 lint: $(VENV)/.ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+# The variable: without the theme's note on what comes after this version of MkDocs.
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo 'to read it: $(PY) -m http.server -b 127.0.0.1 -d work_dirs/site'
 
 clean:
 	rm -rf .venv .venv-* work_dirs
