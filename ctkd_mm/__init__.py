@@ -12,6 +12,7 @@ _compat.apply()
 from .bernoulli import BernoulliCTKDLoss, bernoulli_kl_div  # noqa: E402
 from .curriculum import CurriculumHook, cosine_curriculum  # noqa: E402
 from .dkd import DKDLoss, dkd_kl_div  # noqa: E402
+from .doctor_hook import TemperatureDoctorHook  # noqa: E402
 from .gradient_reversal import (  # noqa: E402
     GradientReversal,
     grad_reverse,
@@ -51,6 +52,7 @@ __all__ = [
     'SharpnessTemperature',
     'SpreadTemperature',
     'TeacherTemperature',
+    'TemperatureDoctorHook',
     'TemperatureLogHook',
     'TemperatureScheduleHook',
     'ZScoreLoss',

@@ -55,6 +55,7 @@ HOOKS = _LazyRegistry(
     scope='ctkd_mm',
     locations=[
         'ctkd_mm.temperature_log',
+        'ctkd_mm.doctor_hook',
         'ctkd_mm.curriculum',
         'ctkd_mm.schedule',
         'ctkd_mm.reseed',

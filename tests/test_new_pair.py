@@ -188,7 +188,7 @@ def test_a_methods_feature_losses_come_along(write):
 
 
 def test_the_ramp_takes_the_same_share_of_iterations(write):
-    (hook,) = write('iterations').cfg.custom_hooks
+    hook, _ = write('iterations').cfg.custom_hooks
     assert hook.by_epoch is False
     assert hook.end == 90000 * 5 / 12
 
@@ -196,7 +196,8 @@ def test_the_ramp_takes_the_same_share_of_iterations(write):
 def test_the_students_own_hooks_stay_beside_the_methods(write):
     cfg = write('rtmdet').cfg
     types = [type(ROOT_HOOKS.build(hook)).__name__ for hook in cfg.custom_hooks]
-    assert types == ['EMAHook', 'PipelineSwitchHook', 'CurriculumHook']
+    ours = ['CurriculumHook', 'TemperatureDoctorHook']
+    assert types == ['EMAHook', 'PipelineSwitchHook', *ours]
     assert 'method' not in cfg
 
 
@@ -483,7 +484,8 @@ def test_a_student_may_have_variables_named_as_the_methods(tmp_path):
     new_pair(FASTER, str(student), 'ctkd', str(out))
     cfg = Config.fromfile(out)
     assert list(cfg.optim_wrapper.paramwise_cfg.custom_keys) == ['loss_kd.temperature']
-    assert [hook.type for hook in cfg.custom_hooks] == ['ctkd_mm.CurriculumHook']
+    types = [hook.type for hook in cfg.custom_hooks]
+    assert types == ['ctkd_mm.CurriculumHook', 'ctkd_mm.TemperatureDoctorHook']
 
 
 def test_a_hook_under_a_scope_is_the_same_hook(tmp_path):

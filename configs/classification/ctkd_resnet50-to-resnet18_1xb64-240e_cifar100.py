@@ -10,4 +10,7 @@ model = dict(
     architecture=dict(head=dict(loss=dict(loss_weight=0.1))),
     distiller=dict(distill_losses=dict(loss_kd=_base_.loss_kd)),
 )
-custom_hooks = [dict(type='ctkd_mm.CurriculumHook', end=10)]
+custom_hooks = [
+    dict(type='ctkd_mm.CurriculumHook', end=10),
+    dict(type='ctkd_mm.TemperatureDoctorHook'),
+]

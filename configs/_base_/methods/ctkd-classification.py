@@ -5,4 +5,7 @@ loss_kd = dict(
     temperature=dict(type='ctkd_mm.GlobalTemperature', tau_init=1, tau_range=20),
 )
 # Of 120 epochs on ImageNet; of 240 on CIFAR-100 it is 10.
-custom_hooks = [dict(type='ctkd_mm.CurriculumHook', end=5)]
+custom_hooks = [
+    dict(type='ctkd_mm.CurriculumHook', end=5),
+    dict(type='ctkd_mm.TemperatureDoctorHook'),
+]

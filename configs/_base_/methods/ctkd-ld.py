@@ -11,7 +11,10 @@ loss_ld = dict(
     ),
 )
 # As in ctkd.py.
-custom_hooks = [dict(type='ctkd_mm.CurriculumHook', end=5)]
+custom_hooks = [
+    dict(type='ctkd_mm.CurriculumHook', end=5),
+    dict(type='ctkd_mm.TemperatureDoctorHook'),
+]
 paramwise_cfg = dict(
     custom_keys={'loss_ld.temperature': dict(lr_mult=10, decay_mult=0)}
 )

@@ -14,7 +14,10 @@ loss_kd = dict(
 )
 # Ramp, rate and decay as in ctkd.py. The loss_weight of kd-zscore.py, 9, multiplies the
 # temperature's ascent too.
-custom_hooks = [dict(type='ctkd_mm.CurriculumHook', end=5)]
+custom_hooks = [
+    dict(type='ctkd_mm.CurriculumHook', end=5),
+    dict(type='ctkd_mm.TemperatureDoctorHook'),
+]
 paramwise_cfg = dict(
     custom_keys={'loss_kd.loss.temperature': dict(lr_mult=10, decay_mult=0)}
 )

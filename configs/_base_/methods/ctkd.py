@@ -10,7 +10,10 @@ loss_kd = dict(
     ),
 )
 # The paper's ramp takes 5 epochs of 120 on ImageNet; a 1x schedule has 12.
-custom_hooks = [dict(type='ctkd_mm.CurriculumHook', end=5)]
+custom_hooks = [
+    dict(type='ctkd_mm.CurriculumHook', end=5),
+    dict(type='ctkd_mm.TemperatureDoctorHook'),
+]
 # The paper trains the temperature like any weight, over hundreds of epochs. Ours, not
 # tuned on COCO: ten times the rate for a short schedule, and no decay, which would
 # pull raw to 0, the middle of the range.
