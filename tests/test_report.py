@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import math
+import re
+import shutil
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from report_run import START, STUDENT, demo_config, make_pair
+from run_logs import train_line, write_log
+
+from ctkd_mm.report import write_report
+from ctkd_mm.report_boxes import mark
+from ctkd_mm.report_detections import ValSet, evaluate, evaluate_runs
+from ctkd_mm.report_figures import draw_figures
+from ctkd_mm.report_runs import config_differences, read_runs, training_minutes
+
+
+@pytest.fixture(scope='module')
+def pair(tmp_path_factory, digits_options):
+    return make_pair(tmp_path_factory.mktemp('pair'), digits_options)
+
+
+@pytest.fixture(scope='module')
+def page(pair, tmp_path_factory):
+    out = tmp_path_factory.mktemp('page') / 'new' / 'report.html'
+    return write_report(pair, out).read_text()
+
+
+@pytest.fixture
+def student_run(pair, tmp_path):
+    return shutil.copytree(pair[1], tmp_path / 'run')
+
+
+def test_minutes_count_each_iteration_at_the_time_logged_for_it():
+    lines = [dict(step=10, time=3.0), dict(step=15, time=6.0), dict(step=20, time=6.0)]
+    assert training_minutes(lines) == (10 * 3 + 5 * 6 + 5 * 6) / 60
+
+
+def test_the_environment_is_what_the_log_says_before_the_config(student_run):
+    (run,) = read_runs([student_run])
+    assert run.environment['PyTorch'] == '2.13.0+cpu'
+    assert run.environment['GPU 0,1'] == 'NVIDIA H100'
+    assert run.seed == '7'
+    (student_run / START / f'{START}.log').unlink()
+    (run,) = read_runs([student_run])
+    assert run.environment == {}
+    assert run.seed == 0  # the config's
+
+
+def test_the_best_checkpoint_comes_first_and_a_moved_run_finds_its_last(student_run):
+    (student_run / 'last_checkpoint').write_text('/elsewhere/run/epoch_1.pth')
+    assert read_runs([student_run])[0].checkpoint == student_run / 'epoch_1.pth'
+    best = student_run / 'best_coco_bbox_mAP_epoch_1.pth'
+    best.touch()
+    assert read_runs([student_run])[0].checkpoint == best
+
+
+def test_method_and_teacher_are_those_of_the_config(pair):
+    teacher, student, ctkd = read_runs(pair)
+    assert ctkd.method == 'CTKDLoss (GlobalTemperature)'
+    assert ctkd.teacher == str(pair[0] / 'epoch_1.pth')
+    assert student.method == 'no distillation loss'
+    assert student.teacher is None
+
+
+def test_runs_in_folders_of_one_name_are_told_apart(tmp_path):
+    folders = [tmp_path / seed / 'ctkd' for seed in ('seed0', 'seed1')]
+    for folder in folders:
+        log = write_log(folder, '1', [train_line(10)])
+        log.with_name('config.py').write_text('')
+    assert [run.name for run in read_runs(folders)] == ['seed0/ctkd', 'seed1/ctkd']
+
+
+def test_only_keys_that_differ_and_that_mmengine_reads_are_compared(tmp_path):
+    texts = (
+        "model = dict(type='A', depth=18)\ncustom_hooks = [dict(type='H', end=5)]",
+        "model = dict(type='D', architecture=dict(type='A', depth=50))\n"
+        "custom_hooks = [dict(type='H', end=3)]\nloss_kd = dict(tau=1)\n"
+        "train_cfg = dict(max_epochs=1)\nwork_dir = 'elsewhere'",
+    )
+    for name, text in zip('ab', texts):
+        log = write_log(tmp_path / name, '1', [train_line(10)])
+        log.with_name('config.py').write_text(text)
+    assert config_differences(read_runs([tmp_path / 'a', tmp_path / 'b'])) == {
+        'custom_hooks.0.end': ['5', '3'],
+        'model.architecture.depth': ['18', '50'],
+        'model.type': ['–', "'D'"],
+        'train_cfg.max_epochs': ['–', '1'],
+    }
+
+
+def test_a_figure_shows_what_was_logged_and_none_what_was_not(pair):
+    titles = [figure.title for figure in draw_figures(read_runs(pair))]
+    assert titles == [
+        'Validation: coco/bbox_mAP',
+        'Training loss without distillation',
+        'Distillation loss, as weighted',
+        'Temperature tau',
+        'Curriculum lambda',
+    ]
+    assert len(draw_figures(read_runs(pair[:1]))) == 2
+
+
+def test_detections_are_hits_once_an_object_by_class_and_overlap():
+    truth = [
+        dict(corners=(0, 0, 10, 10), label=0),
+        dict(corners=(20, 0, 30, 10), label=1),
+    ]
+    rows = [  # corners, score, label, what it is
+        ((0, 0, 10, 10), 0.6, 0, None),  # found already, by the next
+        ((0, 0, 10, 6), 0.9, 0, 'hit'),  # IoU 0.6
+        ((20, 0, 30, 10), 0.8, 0, 'miss'),  # of another class
+        ((20, 0, 24, 10), 0.7, 1, 'miss'),  # IoU 0.4
+        ((20, 0, 30, 10), 0.29, 1, 'below the threshold'),
+    ]
+    corners, scores, labels, _ = zip(*rows)
+    found = InstanceData(
+        bboxes=torch.tensor(corners).float(),
+        scores=torch.tensor(scores),
+        labels=torch.tensor(labels),
+    )
+    boxes = mark(found, truth, ['cat', 'dog'])
+    assert [(box['text'], box['kind']) for box in boxes] == [
+        ('cat 0.90', 'hit'),
+        ('cat 0.80', 'miss'),
+        ('dog 0.70', 'miss'),
+        ('cat 0.60', 'miss'),
+    ]
+    assert boxes[1]['corners'] == (20, 0, 30, 10)
+    assert [box['kind'] for box in mark(found, [], ['cat', 'dog'])] == ['miss'] * 4
+
+
+class HalfOracle(BaseModel):
+    """Finds every object of the first five classes, and nothing else."""
+
+    def forward(self, inputs, data_samples, mode):
+        for sample in data_samples:
+            truth = sample.gt_instances
+            truth = truth[truth.labels < 5]
+            scale = truth.bboxes.new_tensor(sample.scale_factor).repeat(2)
+            sample.pred_instances = InstanceData(
+                bboxes=truth.bboxes / scale,
+                labels=truth.labels,
+                scores=torch.ones(len(truth)),
+            )
+        return data_samples
+
+
+def test_the_ap_of_each_class_is_that_of_its_detections(student_run):
+    from mmdet.models import DetDataPreprocessor
+
+    (run,) = read_runs([student_run])
+    model = HalfOracle(DetDataPreprocessor())
+    val_set = ValSet(run.config)
+    detector = evaluate(val_set, run.config.val_evaluator, model)
+    there = {box['bbox_label'] for _, boxes in val_set.contents for box in boxes}
+    for label in range(10):
+        ap = detector.per_class[str(label)]
+        assert ap == float(label < 5) if label in there else math.isnan(ap)
+    mean = len([label for label in there if label < 5]) / len(there)
+    assert detector.overall == pytest.approx(mean, abs=5e-4)
+    for boxes, picture in zip(detector.boxes, val_set.pictures):
+        first = [box for box in picture['truth'] if box['label'] < 5]
+        assert len(boxes) == len(first) and {box['kind'] for box in boxes} <= {'hit'}
+    assert len(val_set.pictures) == 4
+
+
+def test_a_teacher_that_is_a_run_too_is_evaluated_once(pair):
+    sets, reasons = evaluate_runs(read_runs(pair))
+    (val_set,) = sets
+    assert reasons == {}
+    names = [(d.runs, d.pupils) for d in val_set.detectors.values()]
+    assert names == [(['teacher'], ['ctkd']), (['student', 'ctkd'], [])]
+    sizes = [d.parameters for d in val_set.detectors.values()]
+    assert sizes == [3897442, 335306]
+
+
+def test_the_page_holds_every_fact_and_needs_no_other_file(page):
+    for text in (
+        'CTKDLoss (GlobalTemperature)',
+        '335,306',
+        '0.250',
+        '0.750',
+        '2.13.0+cpu',
+        'teacher_ckpt',
+        'No learned temperature in the log of',
+        'score of at least 0.3',
+        'Temperature tau',
+    ):
+        assert text in page, text
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len([source for source in sources if source.startswith('data:')]) == 12
+    assert all(source.startswith(('data:', '#')) for source in sources)
+    assert 'url(http' not in page and '@import' not in page
+    assert len(page) < 1_000_000
+
+
+def test_text_of_a_config_stays_text(page):
+    assert '&lt;script&gt;' in page
+    assert '<script' not in page
+
+
+def test_what_cannot_be_evaluated_says_why_and_the_rest_is_shown(pair, tmp_path):
+    runs = [shutil.copytree(run, tmp_path / run.name) for run in pair[1:]]
+    for name in ('epoch_1.pth', 'last_checkpoint'):
+        (runs[0] / name).unlink()
+    config = runs[1] / START / 'vis_data' / 'config.py'
+    text = config.read_text().replace(str(pair[0] / 'epoch_1.pth'), 'gone.pth')
+    config.write_text(text)
+    sets, reasons = evaluate_runs(read_runs(runs))
+    assert 'gone.pth' in reasons['the teacher of ctkd']
+    assert 'holds no checkpoint' in reasons['student']
+    assert [d.runs for d in sets[0].detectors.values()] == [['ctkd']]
+
+
+def test_without_the_images_the_page_is_written_all_the_same(student_run, tmp_path):
+    config = student_run / START / 'vis_data' / 'config.py'
+    config.write_text(config.read_text().replace('val.json', 'gone.json'))
+    page = write_report([student_run], tmp_path / 'report.html').read_text()
+    assert 'gone.json' in page and 'No run could be evaluated' in page
+    assert '<img' not in page
+
+
+def test_runs_validated_on_other_images_are_not_compared(
+    student_run, tmp_path, digits_options
+):
+    other = demo_config(STUDENT, digits_options)
+    dataset = other.val_dataloader.dataset
+    dataset.update(indices=2)
+    log = write_log(tmp_path / 'other', START, [train_line(10)])
+    other.dump(log.with_name('config.py'))
+    shutil.copy(student_run / 'epoch_1.pth', tmp_path / 'other')
+    (tmp_path / 'other' / 'last_checkpoint').write_text('epoch_1.pth')
+    folders = [student_run, tmp_path / 'other']
+    page = write_report(folders, tmp_path / 'report.html').read_text()
+    assert 'validated on 2 different sets' in page
+    assert page.count('box AP, mean over') == 2
+
+
+def test_a_folder_without_a_run_is_refused_on_the_command_line(tmp_path):
+    from ctkd_mm.cli import report
+
+    with pytest.raises(SystemExit, match='is not written.*has no JSON log'):
+        report([str(tmp_path), '--out', str(tmp_path / 'report.html')])
+
+
+@pytest.mark.slow
+def test_a_training_logs_it_all_for_the_report_and_for_tensorboard(demo_cfg):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    demo_cfg.train_cfg.max_epochs = 1
+    demo_cfg.log_level = 'INFO'  # the environment is logged at this level
+    demo_cfg.default_hooks.logger.interval = 1
+    backends = ('LocalVisBackend', 'TensorboardVisBackend')
+    demo_cfg.visualizer.vis_backends = [dict(type=name) for name in backends]
+    Runner.from_cfg(demo_cfg).train()
+    (run,) = read_runs([demo_cfg.work_dir])
+    assert run.environment['PyTorch'] == torch.__version__
+    assert run.seed == str(demo_cfg.randomness.seed)
+    assert run.checkpoint.name == 'epoch_1.pth'
+    (events,) = run.path.glob('*/vis_data/**/events*')
+    live = EventAccumulator(str(events)).Reload()
+    for name in ('loss', 'student.loss_cls', 'distill.loss_kd', 'tau', 'lambda'):
+        shown = [scalar.value for scalar in live.Scalars(name)]
+        assert shown == pytest.approx([line[name] for line in run.scalars])
+    (shown,) = live.Scalars('coco/bbox_mAP')
+    assert shown.value == pytest.approx(run.metrics[0]['coco/bbox_mAP'])

@@ -1,0 +1,4 @@
+from ctkd_mm.cli import report
+
+if __name__ == '__main__':
+    report()
