@@ -59,7 +59,7 @@ class WithTemperature(nn.Module):
     losses take.
 
     Example:
-        >>> import torch
+        >>> from ctkd_mm.adapter import WithTemperature
         >>> loss_ld = WithTemperature(
         ...     dict(type='mmdet.KnowledgeDistillationKLDivLoss', loss_weight=0.25),
         ...     dict(type='ctkd_mm.GlobalTemperature', tau_start=10),

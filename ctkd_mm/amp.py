@@ -25,10 +25,10 @@ class AmpOptimWrapper(MMEngineAmpOptimWrapper):
     in bfloat16; what reaches them is cast to float32, boxes included: bfloat16 would
     round a coordinate near 1000 to a multiple of 4 pixels.
 
-    Args:
-        loss_scale: ``'dynamic'``, a fixed scale (float) or arguments of ``GradScaler``.
-        dtype: ``'float16'``, ``'bfloat16'`` or None, PyTorch's default for the device.
-        **kwargs: ``optimizer``, ``accumulative_counts``, ``clip_grad``.
+    Args: as MMEngine's ``AmpOptimWrapper``: ``loss_scale`` (``'dynamic'``, a fixed
+    scale or arguments of ``GradScaler``); ``dtype`` (``'float16'``, ``'bfloat16'`` or
+    None, PyTorch's default for the device); ``optimizer``, ``accumulative_counts``,
+    ``clip_grad``.
 
     Source: extends :class:`mmengine.optim.AmpOptimWrapper`.
     """

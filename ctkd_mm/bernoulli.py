@@ -58,6 +58,12 @@ def bernoulli_kl_div(
     2308.06453; why dense detectors want it and not a softmax over their classes:
     L. Yang et al. (BCKD), ICCV 2023, arXiv 2308.14286, which takes the cross entropy
     at tau = 1, weighted by ``|p_T - p_S|``.
+
+    Example:
+        >>> preds_S = torch.tensor([[2.0, 0.0, 0.0]])
+        >>> preds_T = torch.tensor([[0.0, 2.0, 0.0]])
+        >>> round(bernoulli_kl_div(preds_S, preds_T, torch.tensor([1.0])).item(), 3)
+        0.762
     """
     s, t, scale = tempered_logits(preds_S, preds_T, tau)
     # From 40 on softplus is the identity also in float64; the default is 20.

@@ -13,17 +13,22 @@ from mmengine.runner import Runner
 from .preflight import PreflightHook
 
 
-def check(cfg: Config) -> list[str]:
-    """Start a training and stop before its first iteration.
+class Stop(Exception):
+    """Raised by a hook to end a start, see :func:`start`."""
+
+
+def start(cfg: Config, hook: Hook) -> Runner:
+    """Start a training up to a hook that raises :class:`Stop` in ``before_train``.
 
     Builds and checks all that ``Runner.train`` does, in a temporary work directory:
     whatever a training would refuse is refused here.
 
     Args:
-        cfg: A complete config.
+        cfg: A complete config; unchanged.
+        hook: Called after all checks.
 
     Returns:
-        What was found, a line each.
+        The runner; it has a :class:`ctkd_mm.preflight.PreflightHook`.
 
     Raises:
         Exception: What the training would have raised.
@@ -34,23 +39,33 @@ def check(cfg: Config) -> list[str]:
         # MMEngine keeps one visualizer a name for the whole process.
         cfg.experiment_name, cfg.visualizer = Path(work_dir).name, None
         runner = Runner.from_cfg(cfg)
-        hooks = [hook for hook in runner.hooks if isinstance(hook, PreflightHook)]
-        if not hooks:
-            hooks = [PreflightHook()]
-            runner.register_hook(hooks[0])
+        if not any(isinstance(found, PreflightHook) for found in runner.hooks):
+            runner.register_hook(PreflightHook())
         # After all checks, before PreemptionHook (100) takes the signals.
-        runner.register_hook(_Stop(), priority=99)
+        runner.register_hook(hook, priority=99)
         try:
             runner.train()
-        except _Checked:
-            return hooks[0].report
+        except Stop:
+            return runner
     raise RuntimeError('the training ended without calling before_train')
 
 
-class _Checked(Exception):
-    pass
+def check(cfg: Config) -> list[str]:
+    """Start a training and stop before its first iteration; see :func:`start`.
+
+    Args:
+        cfg: A complete config.
+
+    Returns:
+        What was found, a line each.
+
+    Raises:
+        Exception: What the training would have raised.
+    """
+    hooks = start(cfg, _StopAtOnce()).hooks
+    return next(hook.report for hook in hooks if isinstance(hook, PreflightHook))
 
 
-class _Stop(Hook):
+class _StopAtOnce(Hook):
     def before_train(self, runner: Runner) -> None:
-        raise _Checked
+        raise Stop

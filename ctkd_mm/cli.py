@@ -7,6 +7,7 @@ import os
 import runpy
 import shlex
 import sys
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import Optional, Sequence
@@ -139,6 +140,31 @@ def make_demo_data(argv: Argv = None) -> None:
     print(make_demo_data(**vars(parser.parse_args(argv))))
 
 
+def coco_subset(argv: Argv = None) -> None:
+    """Write a part of a COCO set; see :func:`ctkd_mm.coco_subset.coco_subset`.
+
+    Args:
+        argv: Arguments without the program name; None takes the process's.
+
+    Raises:
+        SystemExit: With status 1 and the reason, if nothing is written.
+    """
+    from .coco_subset import coco_subset
+
+    parser = argparse.ArgumentParser(
+        description='Write an annotation file for a part of the images, for a first try'
+    )
+    parser.add_argument('ann_file', help='COCO annotations of the whole set')
+    parser.add_argument('--images', type=int, required=True, help='how many to keep')
+    parser.add_argument('-o', '--out', required=True, help='the file to write')
+    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    args = parser.parse_args(argv)
+    try:
+        print('\n'.join(coco_subset(**vars(args))))
+    except (ValueError, OSError) as error:
+        sys.exit(f'{args.out} is not written. {error}')
+
+
 def plot_curriculum(argv: Argv = None) -> None:
     """Draw tau and lambda; see :func:`ctkd_mm.plot.plot_curriculum`."""
     from .plot import plot_curriculum
@@ -150,6 +176,102 @@ def plot_curriculum(argv: Argv = None) -> None:
     parser.add_argument('--out', default='curriculum.png', help='path of the PNG')
     args = parser.parse_args(argv)
     print(plot_curriculum(args.runs, args.out))
+
+
+def diagnose(argv: Argv = None) -> None:
+    """Judge temperatures by their logs; see :func:`ctkd_mm.doctor.diagnose_run`.
+
+    Args:
+        argv: Arguments without the program name; None takes the process's.
+
+    Raises:
+        SystemExit: With status 0 if all are healthy, 1 if one is not, 2 if a run
+            cannot be judged.
+    """
+    from .doctor import diagnose_run
+
+    parser = argparse.ArgumentParser(
+        description='Judge how the temperatures of trainings moved, from their logs',
+        epilog='Exit status: 0 all healthy, 1 not all, 2 a run cannot be judged.',
+    )
+    parser.add_argument('runs', nargs='+', help='work directories or scalars.json')
+    status = 0
+    for run in parser.parse_args(argv).runs:
+        try:
+            found = diagnose_run(run)
+        except (FileNotFoundError, ValueError) as error:
+            print(f'{run} cannot be judged. {error}', file=sys.stderr)
+            status = 2
+            continue
+        found = found if isinstance(found, dict) else {'': found}
+        for suffix, findings in found.items():
+            for finding in findings:
+                print(f'{run}, tau{suffix}: {finding.verdict}')
+                for text in filter(None, (finding.seen, finding.advice)):
+                    print(textwrap.indent(textwrap.fill(text, 86), '  '))
+                status = max(status, int(finding.verdict != 'healthy'))
+    sys.exit(status)
+
+
+def suggest_temperature(argv: Argv = None) -> None:
+    """Suggest a range; see :func:`ctkd_mm.suggest.suggest_temperature`.
+
+    Args:
+        argv: Arguments without the program name; None takes the process's.
+
+    Raises:
+        SystemExit: With status 1 and the reason, if there is nothing to suggest.
+    """
+    _stack.require_openmmlab()
+    from mmengine.config import Config, DictAction
+
+    from .explain import explain
+    from .suggest import suggest_temperature
+
+    parser = argparse.ArgumentParser(
+        description="Suggest tau_init, tau_range and tau_start from a pair's logits"
+    )
+    parser.add_argument('config', help='a distillation')
+    parser.add_argument('--images', type=int, default=16, help='default: %(default)s')
+    parser.add_argument('--student', help='checkpoint; default: as initialised')
+    parser.add_argument('--out', default='tau_curve.png', help='path of the PNG')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    args = parser.parse_args(argv)
+    try:
+        cfg = Config.fromfile(args.config)
+        cfg.merge_from_dict(args.cfg_options)
+    except Exception as error:
+        sys.exit(f'{args.config} is no config. {type(error).__name__}: {error}')
+    try:
+        report = suggest_temperature(cfg, args.images, args.student, args.out)
+    except Exception as error:
+        sys.exit(f'No suggestion for {args.config}. {explain(error, cfg)}')
+    print('\n'.join(report))
+
+
+def report(argv: Argv = None) -> None:
+    """Compare runs in one HTML page; see :func:`ctkd_mm.report.write_report`.
+
+    Args:
+        argv: Arguments without the program name; None takes the process's.
+
+    Raises:
+        SystemExit: With status 1 and the reason, if a folder holds no run.
+    """
+    _stack.require_openmmlab()
+    from .report import write_report
+
+    parser = argparse.ArgumentParser(
+        description='Write one HTML page that compares runs',
+        epilog='Relative paths in the configs of the runs count from this folder.',
+    )
+    parser.add_argument('runs', nargs='+', help='work directories')
+    parser.add_argument('--out', default='report.html', help='default: %(default)s')
+    args = parser.parse_args(argv)
+    try:
+        print(write_report(args.runs, args.out))
+    except FileNotFoundError as error:
+        sys.exit(f'{args.out} is not written. {error}')
 
 
 def demo(argv: Argv = None) -> None:

@@ -54,6 +54,13 @@ def dkd_kl_div(
 
     Source: B. Zhao et al., *Decoupled Knowledge Distillation*, CVPR 2022, arXiv
     2203.08679, section 3; the target is that of ``megvii-research/mdistiller``.
+
+    Example:
+        >>> preds_S = torch.tensor([[2.0, 0.0, 0.0]])
+        >>> preds_T = torch.tensor([[0.0, 2.0, 0.0]])
+        >>> labels, tau = torch.tensor([1]), torch.tensor([1.0])
+        >>> round(dkd_kl_div(preds_S, preds_T, labels, tau).item(), 3)
+        1.377
     """
     log_S, log_T, scale = tempered_log_probs(preds_S, preds_T, tau)
     _check_labels(labels, preds_S)
@@ -78,6 +85,12 @@ class DKDLoss(SoftLoss):
 
     Source: DKD, arXiv 2203.08679. MMRazor's ``DKDLoss`` is the sum over RoIs, whatever
     its ``reduction``; this is the mean.
+
+    Example:
+        >>> loss_kd = DKDLoss(dict(type='ctkd_mm.GlobalTemperature', tau_start=2))
+        >>> preds, labels = torch.randn(8, 81), torch.randint(81, (8,))
+        >>> bool(loss_kd(preds, preds, labels).abs() < 1e-5)
+        True
     """
 
     def __init__(

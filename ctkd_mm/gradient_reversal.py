@@ -36,6 +36,12 @@ def grad_reverse(x: Tensor, lambda_: float) -> Tensor:
 
     Source: Y. Ganin and V. Lempitsky, *Unsupervised Domain Adaptation by
     Backpropagation*, ICML 2015; used by CTKD, arXiv 2211.16231.
+
+    Example:
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> grad_reverse(x, 0.5).sum().backward()
+        >>> x.grad
+        tensor([-0.5000, -0.5000])
     """
     return _GradReverse.apply(x, lambda_)
 
@@ -48,6 +54,13 @@ class GradientReversal(nn.Module):
 
     Args:
         lambda_: Strength of the reversal until :func:`set_lambda` changes it.
+
+    Example:
+        >>> layer = GradientReversal()
+        >>> set_lambda(layer, 0.25)
+        1
+        >>> layer
+        GradientReversal(lambda_=0.25)
     """
 
     def __init__(self, lambda_: float = 1.0) -> None:
@@ -72,6 +85,13 @@ def set_lambda(module: nn.Module, value: float) -> int:
 
     Returns:
         How many layers were set; 0 means that there is no temperature to train.
+
+    Example:
+        >>> loss_kd = CTKDLoss(GlobalTemperature())
+        >>> set_lambda(loss_kd, cosine_curriculum(0, end=5))
+        1
+        >>> round(loss_kd.temperature.grl.lambda_, 4)
+        0.0955
     """
     layers = [m for m in module.modules() if isinstance(m, GradientReversal)]
     for layer in layers:

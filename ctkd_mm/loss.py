@@ -72,14 +72,21 @@ def kd_kl_div(preds_S: Tensor, preds_T: Tensor, tau: Tensor) -> Tensor:
             :func:`tempered_logits`.
 
     Returns:
-        Scalar: mean over rows of tau² · KL, in nats. Zero (with a graph) when N
-        is 0.
+        A scalar, the mean over rows of tau² · KL, in nats. Zero (with a graph) when
+        N is 0.
 
     Raises:
         ValueError: See :func:`tempered_logits`.
 
     Source: CTKD, arXiv 2211.16231; the reduction is that of MMRazor's
     ``KLDivergence`` ('batchmean').
+
+    Example:
+        >>> preds_S = torch.tensor([[2.0, 0.0, 0.0]])
+        >>> preds_T = torch.tensor([[0.0, 2.0, 0.0]])
+        >>> [round(kd_kl_div(preds_S, preds_T, torch.tensor([t])).item(), 3)
+        ...  for t in (1.0, 4.0)]
+        [1.361, 1.422]
     """
     log_S, log_T, scale = tempered_log_probs(preds_S, preds_T, tau)
     return (scale * kl_div(log_S, log_T)).sum() / max(preds_S.size(0), 1)
@@ -149,10 +156,26 @@ class CTKDLoss(SoftLoss):
     stand in ``loss_kd``.
 
     Example:
-        >>> loss_kd = CTKDLoss(dict(type='ctkd_mm.GlobalTemperature'))
-        >>> preds = torch.randn(8, 81)
-        >>> loss_kd(preds, preds).item()
-        0.0
+        In a loop of your own. The temperature climbs on the loss that the student
+        descends:
+
+        >>> student, teacher = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+        >>> loss_kd = CTKDLoss(GlobalTemperature(tau_start=2.0))
+        >>> parameters = [*student.parameters(), *loss_kd.parameters()]
+        >>> optimizer = torch.optim.SGD(parameters, lr=0.1)
+        >>> images = torch.randn(64, 4)
+        >>> losses = []
+        >>> for epoch in range(10):
+        ...     _ = set_lambda(loss_kd, cosine_curriculum(epoch, end=5))
+        ...     loss = loss_kd(student(images), teacher(images))
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     losses.append(loss.item())
+        >>> losses[-1] < losses[0]
+        True
+        >>> bool(loss_kd.temperature.tau > 2)
+        True
     """
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:

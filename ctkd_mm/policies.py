@@ -73,6 +73,11 @@ class TeacherTemperature(Policy):
     Source: K. Zheng and E.-H. Yang, *Knowledge Distillation Based on Transformed
     Teacher Matching*, ICLR 2024, arXiv 2402.11148, equations 2 and 19. Its weighted
     form, WTTM, changes each row's weight, no temperature, and is not this.
+
+    Example:
+        >>> TeacherTemperature(4)(torch.zeros(2, 3), torch.zeros(2, 3))
+        tensor([[1., 4.],
+                [1., 4.]])
     """
 
     def __init__(self, tau: float) -> None:
@@ -102,6 +107,11 @@ class SpreadTemperature(Policy):
 
     Source: Z. Chi et al., *NormKD: Normalized Logits for Knowledge Distillation*,
     2023, arXiv 2308.00520, and the authors' code.
+
+    Example:
+        >>> preds_T = torch.tensor([[0.0, 2.0, 4.0]])
+        >>> SpreadTemperature(2)(preds_T, preds_T)
+        tensor([[4.]])
     """
 
     def __init__(self, scale: float) -> None:
@@ -135,6 +145,12 @@ class SharpnessTemperature(Policy):
     largest magnitude: the same unless a logit is further below 0 than the largest is
     above it; a row of negative logits would get a negative temperature. Their whole
     loss adds plain KD at tau, and a warm-up of both.
+
+    Example:
+        >>> preds_S = torch.tensor([[3.0, 0.0]])
+        >>> preds_T = torch.tensor([[1.0, 0.0]])
+        >>> SharpnessTemperature(4)(preds_S, preds_T)
+        tensor([[6., 2.]])
     """
 
     def __init__(self, tau: float) -> None:

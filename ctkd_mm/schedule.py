@@ -66,6 +66,13 @@ class LinearTemperature(ScheduledTemperature):
 
     Source: ours, as a rival of CTKD that learns nothing. A. Jafari et al., *Annealing
     Knowledge Distillation*, 2021, arXiv 2104.07163, lowers the temperature likewise.
+
+    Example:
+        >>> temperature = LinearTemperature(tau_begin=6, tau_end=2)
+        >>> set_progress(temperature, 0.25)
+        1
+        >>> temperature(torch.zeros(2, 3), torch.zeros(2, 3))
+        tensor([5.])
     """
 
     @staticmethod
@@ -83,6 +90,13 @@ class CosineTemperature(ScheduledTemperature):
     Args: see :class:`ScheduledTemperature`.
 
     Source: ours: the ramp that CTKD, arXiv 2211.16231, gives lambda.
+
+    Example:
+        >>> temperature = CosineTemperature(tau_begin=6, tau_end=2)
+        >>> set_progress(temperature, 0.5)
+        1
+        >>> temperature(torch.zeros(2, 3), torch.zeros(2, 3))
+        tensor([4.])
     """
 
     @staticmethod
@@ -100,6 +114,11 @@ def set_progress(module: nn.Module, value: float) -> int:
 
     Returns:
         How many were set.
+
+    Example:
+        >>> loss_kd = CTKDLoss(LinearTemperature(tau_begin=6, tau_end=2))
+        >>> set_progress(loss_kd, 0.25)
+        1
     """
     found = [m for m in module.modules() if isinstance(m, ScheduledTemperature)]
     for temperature in found:

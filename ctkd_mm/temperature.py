@@ -124,6 +124,12 @@ class InstanceTemperature(Temperature):
         ValueError: If logits do not have ``num_classes + 1`` columns.
 
     Source: CTKD, arXiv 2211.16231 (instance-wise temperature).
+
+    Example:
+        >>> temperature = InstanceTemperature(num_classes=80)
+        >>> preds_S, preds_T = torch.randn(2, 512, 81)
+        >>> temperature(preds_S, preds_T).shape
+        torch.Size([512, 1])
     """
 
     def __init__(

@@ -106,6 +106,12 @@ class NormKDLoss(AroundLoss):
 
     Source: Z. Chi et al., *NormKD: Normalized Logits for Knowledge Distillation*,
     2023, arXiv 2308.00520, and the authors' code, for plain KD and for DKD.
+
+    Example:
+        >>> loss_kd = NormKDLoss(CTKDLoss(SpreadTemperature(scale=2)))
+        >>> preds = torch.randn(8, 81)
+        >>> bool(loss_kd(3 * preds, preds).abs() < 1e-4)
+        True
     """
 
     def transform(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,12 @@ from record import find_temperature, is_ablation
 
 from ctkd_mm.doctor import diagnose
 
-CONSTANT = ('kd-t1', 'kd-t2', 'kd-t4')
+CONSTANT = ('kd-t1', 'kd-t2', 'kd-t4', 'kd-t8')
 CONTROLS = {'ctkd-official': 'control-official', 'ctkd': 'control-ctkd'}
 BASE = 'ctkd'  # what the ablations change
 Runs, Logs = dict, dict  # entries of runs.py; the seeds' compact logs; both by name
 
+EDGE = ' It is at the edge of what was tried: one beyond it may be better.'
 PAGE = Path(__file__).with_name('page.md')
 
 
@@ -44,7 +45,8 @@ def write_page(runs: Runs, logs: Logs) -> str:
         num_seeds=len(logs[best]),
         best=runs[best]['title'],
         num_constant=len(CONSTANT),
-        num_compared=len(main) - 2,
+        edge=EDGE if best in (CONSTANT[0], CONSTANT[-1]) else '',
+        num_compared=len(main) - 1,
         controls=_controls(runs, logs),
         num_ablation_seeds=len(logs[ablations[0]]),
         base=runs[BASE]['title'],

@@ -17,6 +17,8 @@ runs = {
     'kd-t1': dict(title='KD, T = 1', method='kd'),
     'kd-t2': dict(title='KD, T = 2', method='kd', changes=dict(loss_kd=dict(tau=2))),
     'kd-t4': dict(title='KD, T = 4', method='kd', changes=dict(loss_kd=dict(tau=4))),
+    # Added when T = 4 proved the best of the three.
+    'kd-t8': dict(title='KD, T = 8', method='kd', changes=dict(loss_kd=dict(tau=8))),
     'ctkd-official': dict(
         title='CTKD, official start and range', method='ctkd', changes=official
     ),

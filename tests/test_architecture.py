@@ -23,6 +23,9 @@ FLOORS = {
     'demo_data': (1, {'numpy', 'cv2', 'sklearn'}),
     'run_log': (1, {'mmengine'}),
     'plot': (2, {'matplotlib'}),
+    'doctor_rules': (1, set()),
+    'doctor': (3, set()),  # judges by the defaults of temperature
+    'doctor_hook': (4, MATHEMATICS),
     'extract': (3, {'mmengine'}),  # writes as checkpoint does
     'temperature': (2, MATHEMATICS),
     'policy': (1, {'torch'}),
@@ -47,6 +50,7 @@ FLOORS = {
     'finite': (3, MATHEMATICS),  # reports what temperature computed
     'listing': (1, set()),
     'annotation_check': (2, MATHEMATICS),
+    'coco_subset': (3, set()),
     'dataset_check': (3, STACK),
     'config_check': (4, MATHEMATICS),
     'explain': (3, MATHEMATICS),
@@ -69,7 +73,16 @@ FLOORS = {
     'new_pair': (5, STACK),
     'check': (6, STACK),
     'demo': (6, STACK | {'cv2', 'pycocotools'}),
-    'cli': (7, STACK),
+    'tau_curve': (1, set()),
+    'seen_logits': (4, {'torch'}),
+    'first_steps': (7, MATHEMATICS),  # a start as check's
+    'suggest': (8, {'mmengine', 'matplotlib'}),
+    'report_runs': (2, {'mmengine'}),
+    'report_figures': (3, {'matplotlib'}),
+    'report_boxes': (1, STACK | {'cv2'}),
+    'report_detections': (4, STACK),
+    'report': (6, STACK | {'jinja2'}),
+    'cli': (9, STACK),
 }
 
 

@@ -1,0 +1,130 @@
+"""The loss over its temperature, and the range of temperatures in which it rises.
+
+    f(T) = T² · KL( softmax(z_T / T) ‖ softmax(z_S / T) ),   mean over rows
+
+is 0 at T = 0. For large T it tends to a finite limit, half the mean over rows of the
+variance over the classes,
+
+    f(inf) = mean_i Var_c(z_T,ic - z_S,ic) / 2,   with C in the denominator,
+
+which it passes on the way up where the teacher's highest logits stand out: then it
+has a maximum, else it need not have one. Logits a times as large have the curve
+a² · f(T / a): whatever is read off it along T grows as the logits do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+# Of the curve's supremum: where its rise begins, is half done, and ends.
+RISE = (0.05, 0.5, 0.95)
+# In units of the logits' scale. A student close to its teacher still differs where
+# two classes are all but even, at temperatures far below the scale.
+LOWEST, HIGHEST = 1e-6, 1e3
+PER_DECADE = 20
+# In squares of the scale: the rounding of a KL at HIGHEST, in float64, and much more.
+SMALLEST = 1e-7
+
+
+class TauRange(NamedTuple):
+    """Arguments of a learnable temperature.
+
+    Attributes:
+        tau_init: Floor of tau, > 0.
+        tau_range: Width of the range, > 0.
+        tau_start: Initial tau, inside the range.
+    """
+
+    tau_init: float
+    tau_range: float
+    tau_start: float
+
+
+class TauCurve:
+    """A loss over its temperature, sampled relative to the scale of its logits.
+
+    Args:
+        height: The loss at a temperature; 2-homogeneous in temperature and logits.
+        scale: How far the logits lie apart, > 0, in their own unit.
+
+    Attributes:
+        taus: Where it was sampled, ascending, evenly in the logarithm.
+        heights: The loss there.
+        limit: The loss at 1000 scales, which is all but its limit.
+        supremum: The highest loss of them.
+        peak: Where the loss is highest; None where it is no higher than the limit, to
+            0.1 percent.
+
+    Raises:
+        ValueError: If the loss is all but 0 everywhere, or not finite.
+    """
+
+    def __init__(self, height: Callable[[float], float], scale: float) -> None:
+        decades = math.log10(HIGHEST / LOWEST)
+        steps = round(decades * PER_DECADE)
+        self.height = height
+        self.taus = [scale * LOWEST * 10 ** (i / PER_DECADE) for i in range(steps + 1)]
+        self.heights = [height(tau) for tau in self.taus]
+        self.limit = self.heights[-1]
+        self.supremum = max(self.heights)
+        finite = all(map(math.isfinite, self.heights))
+        if not finite or self.supremum < SMALLEST * scale**2:
+            raise ValueError(
+                f'the loss is {self.supremum:.3g} at its highest for logits of a scale '
+                f'of {scale:.3g}, expected some percent of its square: '
+                + (
+                    'student and teacher agree everywhere; do both have the same '
+                    'weights?'
+                    if finite
+                    else 'not all logits are finite, or all are equal'
+                )
+            )
+        top = self.heights.index(self.supremum)
+        self.peak = None if self.supremum < 1.001 * self.limit else self._climb(top)
+
+    def reach(self, share: float) -> float:
+        """Find where the loss first reaches a share of its supremum.
+
+        Args:
+            share: Between 0 and 1.
+
+        Returns:
+            The temperature.
+        """
+        want = share * self.supremum
+        above = next(i for i, height in enumerate(self.heights) if height >= want)
+        low, high = self.taus[max(above - 1, 0)], self.taus[above]
+        for _ in range(20):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if self.height(middle) >= want else (middle, high)
+        return high
+
+    def tau_range(self) -> TauRange:
+        """Suggest the range of a learnable temperature.
+
+        With T_q the lowest temperature at which the loss is q of its supremum:
+
+            tau_init  = T_0.05                  tau_start = T_0.5
+            tau_range = 2 · (T_0.95 - T_0.05)
+
+        Below the floor, the loss sees next to nothing of what the models disagree on.
+        At the start it sees half, and climbs steeply. ``T_0.95`` ends the climb: it is
+        the middle of the range, where tau moves most easily, and there is room above
+        it. Unlike the maximum, which is far up or nowhere where the top is flat, these
+        change little with small changes of the logits. All three grow as the logits.
+        """
+        floor, start, end = map(self.reach, RISE)
+        return TauRange(floor, 2 * (end - floor), start)
+
+    def _climb(self, top: int) -> float:
+        """Narrow the maximum down between the neighbours of a sample."""
+        low, high = self.taus[top - 1], self.taus[top + 1]
+        for _ in range(20):
+            third = (high / low) ** (1 / 3)
+            if self.height(low * third) < self.height(high / third):
+                low *= third
+            else:
+                high /= third
+        return math.sqrt(low * high)
