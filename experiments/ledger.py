@@ -9,6 +9,7 @@ on from its last epoch when called again. A run takes about 3 minutes of a core.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -60,9 +61,12 @@ class Training:
             if log is None:
                 return False
             tau = log['curves']['tau'][-1]
+        config = self.work_dir.with_suffix('.py')  # beside: MMEngine dumps inside
+        text = make_config(self.run, self.seed, tau).pretty_text
+        if config.is_file() and config.read_text() != text:
+            shutil.rmtree(self.work_dir)  # what is there is of an older entry
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        config = self.work_dir / 'run.py'
-        make_config(self.run, self.seed, tau).dump(config)
+        config.write_text(text)
         command = [sys.executable, '-W', 'ignore', 'tools/train.py', str(config)]
         with (self.work_dir / 'train.log').open('a') as log:
             self.process = subprocess.Popen(
