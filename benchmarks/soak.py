@@ -153,21 +153,20 @@ def build(iterations: int, out: Path, hooks: list[Hook]) -> Runner:
 def summary(readings: Readings) -> dict[str, Any]:
     """Compare the first and the last third of what follows the first epoch.
 
-    The slope of the memory is that of the last two thirds: PyTorch's allocator takes
-    its time to have seen every size.
+    The slope of the memory is that of the last two thirds, and of the last alone:
+    PyTorch's allocator takes its time to have seen every size.
     """
     seconds = np.diff(readings.ends)[PER_EPOCH - 1 :]
     logging = np.array(readings.logging[PER_EPOCH:]) * 1e3
     skip = PER_EPOCH // EVERY
     third = len(readings.at) // 3
-    at, rss = readings.at[third:], readings.rss[third:]
     log_bytes = np.diff(readings.log_bytes[skip - 1 :]) / EVERY
-    growth, error = slope(at, rss)
+    slopes = [slope(readings.at[n:], readings.rss[n:]) for n in (third, 2 * third)]
     return dict(
         iterations=len(readings.ends),
-        rss_mib=rss[-1] / 1024,
-        rss_slope_kib_per_iteration=growth,
-        rss_slope_standard_error=error,
+        rss_mib=readings.rss[-1] / 1024,
+        # Of the last two thirds and of the last: (slope, standard error).
+        rss_slopes_kib_per_iteration=slopes,
         # The median: what else the machine does is no growth.
         seconds_per_iteration=_thirds(seconds, np.median),
         logging_ms_per_iteration=_thirds(logging, np.mean),
@@ -190,11 +189,13 @@ def table(results: dict[str, Any]) -> str:
             ('log files, bytes', 0, results['log_bytes_per_iteration']),
         )
     ]
+    late, last = (
+        f'{value:+.3f} +- {error:.3f}'
+        for value, error in results['rss_slopes_kib_per_iteration']
+    )
     return (
         f'{results["iterations"]} iterations, {results["rss_mib"]:.0f} MiB resident; '
-        f'slope of the last two thirds '
-        f'{results["rss_slope_kib_per_iteration"]:+.3f} '
-        f'+- {results["rss_slope_standard_error"]:.3f} KiB an iteration\n'
+        f'slope of the last two thirds {late} KiB an iteration, of the last {last}\n'
         f'{format_table(rows)}'
     )
 

@@ -46,7 +46,8 @@ def explain(error: Exception, cfg: Config) -> str:
         text = unknown.group()
         found = _misspelt_types(*unknown.groups(), cfg)
     else:
-        found = _mentioned(text, cfg)
+        mentioned = ' or '.join(_mentioned(text, cfg))
+        found = [f'correct {mentioned}'] if mentioned else []
     text = text or type(error).__name__
     return f'{text} [{"; ".join(found)}]' if found else text
 
@@ -141,7 +142,9 @@ def _word(word: str, text: str, joined: str = '.') -> bool:
 
 def _nearest(name: str, known: set[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
-    return f': did you mean {near[0]}?' if near else ''
+    if near:
+        return f': did you mean {near[0]}?'
+    return f': it takes {some(sorted(known - {"self"}), 16)}' if known else ''
 
 
 def _walk(cfg: Any, path: str = '') -> Iterator[tuple[str, Any]]:

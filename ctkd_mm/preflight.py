@@ -18,6 +18,7 @@ from .config_check import (
     check_num_classes,
     check_top_level,
 )
+from .policy import find_temperatures
 from .registry import HOOKS
 from .stock_teacher import adopt_teacher, teacher_of
 from .teacher_check import check_class_names, evaluate_teacher
@@ -29,7 +30,8 @@ class PreflightHook(Hook):
 
     Checked are the config and the data sets (:mod:`ctkd_mm.config_check`,
     :mod:`ctkd_mm.dataset_check`), and of a distillation that teacher and data have
-    the same class names in the same order, that each model's feature levels have the
+    the same class names in the same order, as the checkpoint has that a run resumes
+    or, with all of the student, starts from, that each model's feature levels have the
     strides its head takes them for, and that this gives the expected logits
     (:mod:`ctkd_mm.teacher_check`). The teacher's weights were checked when they were
     loaded (:func:`ctkd_mm.teacher.load_teacher`); a teacher of MMRazor's or
@@ -66,7 +68,7 @@ class PreflightHook(Hook):
             )
         self.expect_map = expect_map
         self.report: list[str] = []
-        self.resumed: dict[str, dict] = {}
+        self.loaded: dict[str, dict] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Load a teacher that is not ours again, strictly."""
@@ -83,7 +85,7 @@ class PreflightHook(Hook):
         self.report = [
             f'teacher_ckpt {model.teacher_ckpt}, weights sha256 {model.teacher_sha256}',
             check_class_names(
-                {'teacher_ckpt': model.teacher_meta, **self.resumed},
+                {'teacher_ckpt': model.teacher_meta, **self.loaded},
                 _dataloaders(runner),
             ),
             *(model.check_heads() if hasattr(model, 'check_heads') else ()),
@@ -95,12 +97,18 @@ class PreflightHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check that the weights fit; on a resume, that the teacher is the same."""
-        check_weights(runner, checkpoint)
+        lost = check_weights(runner, checkpoint)
         model = _teaching(runner)
-        if not runner._resume or model is None:
+        if model is None:
             return
-        meta = checkpoint.get('meta', {})
-        self.resumed = {'the resumed checkpoint': meta}
+        meta = checkpoint.get('meta') or {}
+        if not runner._resume:
+            temperatures = tuple(find_temperatures(model))
+            if all(name.startswith(temperatures) for name in lost):
+                # A head for other classes would, as a rule, have another shape.
+                self.loaded = {'load_from': meta}
+            return
+        self.loaded = {'the resumed checkpoint': meta}
         before = meta.get('teacher')
         if before is not None and before['sha256'] != model.teacher_sha256:
             raise ValueError(
@@ -190,7 +198,7 @@ def _dataloaders(runner: Runner) -> dict[str, DataLoader]:
     return loaders
 
 
-def check_weights(runner: Runner, checkpoint: dict) -> None:
+def check_weights(runner: Runner, checkpoint: dict) -> list[str]:
     """Check that a checkpoint, about to be loaded, holds what the model needs.
 
     MMEngine leaves random what it lacks, with no more than a log line. To start a
@@ -199,6 +207,9 @@ def check_weights(runner: Runner, checkpoint: dict) -> None:
     Args:
         runner: The runner.
         checkpoint: What was read.
+
+    Returns:
+        The model's weights that are missing or of another shape.
 
     Raises:
         ValueError: If no weight fits; on a resume or an evaluation of a
@@ -211,7 +222,7 @@ def check_weights(runner: Runner, checkpoint: dict) -> None:
     lost = [k for k in own if getattr(found.get(k), 'shape', None) != own[k].shape]
     fits_partly = isinstance(runner._train_loop, BaseLoop) and not runner._resume
     if not lost or (len(lost) < len(own) and (fits_partly or not _teaching(runner))):
-        return
+        return lost
     prefixes = sorted({key.split('.')[0] for key in found})
     raise ValueError(
         f'{runner._load_from or runner.work_dir}: {len(lost)} of {len(own)} weights of '

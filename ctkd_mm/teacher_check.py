@@ -9,7 +9,7 @@ from mmengine.dist import is_main_process
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.utils import track_iter_progress
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from .one_stage import dense_head
@@ -54,7 +54,7 @@ def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) ->
             f'{_at(found, i)} in {key} ({len(found)} classes): names and order must '
             "agree, or column i of the two models' logits means two things. Set "
             'metainfo.classes of the data as the teacher was trained, or take another '
-            'teacher'
+            'checkpoint'
         )
     line = f'{len(want)} classes, the same in {", ".join(known)}'
     unnamed = [key for key in names if key not in known]
@@ -79,7 +79,8 @@ def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
 
     Raises:
         ValueError: If a feature level has another stride than
-            ``bbox_roi_extractor.featmap_strides`` says, or the logits are not
+            ``bbox_roi_extractor.featmap_strides`` says, the RoIs' features have
+            another size than ``bbox_head`` takes, or the logits are not
             ``num_classes + 1`` columns.
     """
     head, training = box_head(key, model, stage), model.training
@@ -96,7 +97,10 @@ def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
             'of the wrong places'
         )
     roi = torch.tensor([[0.0, 0, 0, PROBE_SIZE / 2, PROBE_SIZE / 2]], device=device)
-    logits = box_forward(model, feats, roi, stage)
+    try:
+        logits = box_forward(model, feats, roi, stage)
+    except RuntimeError as error:
+        raise ValueError(f'{_misfit(key, head, extractor)} ({error})') from error
     model.train(training)
     want = (1, head.num_classes + 1)
     if tuple(logits.shape) != want:
@@ -105,6 +109,19 @@ def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
             f'one RoI, expected {want}: num_classes and the background'
         )
     return f'{key}: RoIs from levels of strides {strides}, {want[1]} logits each'
+
+
+def _misfit(key: str, head: nn.Module, extractor: nn.Module) -> str:
+    layers = getattr(extractor, 'roi_layers', None) or [None]
+    return (
+        f'model.{key}.roi_head.bbox_head cannot take what bbox_roi_extractor gives: '
+        f'bbox_roi_extractor.roi_layer.output_size='
+        f'{getattr(layers[0], "output_size", "unknown")} and out_channels='
+        f'{getattr(extractor, "out_channels", "unknown")}, expected bbox_head.'
+        f'roi_feat_size={getattr(head, "roi_feat_size", "unknown")} and in_channels='
+        f'{getattr(head, "in_channels", "unknown")}. Set output_size to roi_feat_size, '
+        "and out_channels to in_channels and the neck's"
+    )
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ class Training:
         config = self.work_dir.with_suffix('.py')  # beside: MMEngine dumps inside
         text = make_config(self.run, self.seed, tau).pretty_text
         if config.is_file() and config.read_text() != text:
-            shutil.rmtree(self.work_dir)  # what is there is of an older entry
+            shutil.rmtree(self.work_dir, True)  # what is there is of an older entry
         self.work_dir.mkdir(parents=True, exist_ok=True)
         config.write_text(text)
         command = [sys.executable, '-W', 'ignore', 'tools/train.py', str(config)]

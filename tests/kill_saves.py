@@ -3,10 +3,12 @@
     python tests/kill_saves.py --kills 200 [--hook CheckpointHook]
 
 Each round forks a training that saves after every iteration and keeps one checkpoint
-and the best one, sends it SIGKILL after a random time, and starts the next round with
-``resume=True``. A round is lost if the resume fails or goes back behind an iteration
-whose save was complete, or if the best checkpoint is gone or unreadable. The last line
-is JSON.
+and the best one, sends it SIGKILL up to 10 ms after the beginning of one of its first
+saves, and starts the next round with ``resume=True``. A round is lost if the resume
+fails or goes back behind an iteration whose save was complete, or if the best
+checkpoint is gone or unreadable. The last line is JSON: ``within_a_save`` counts the
+kills between the beginning of a save and its end, ``half_written`` those that left half
+a file.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class AlwaysBetter(BaseMetric):
 
 
 class Tell(Hook):
-    """Tells the parent which iteration was resumed and which are saved."""
+    """Tells the parent which iteration was resumed, and of every save both ends."""
 
     priority = 'LOWEST'
 
@@ -67,6 +69,9 @@ class Tell(Hook):
 
     def before_train(self, runner) -> None:
         os.write(self.pipe, f'resumed {runner.iter}\n'.encode())
+
+    def before_save_checkpoint(self, runner, checkpoint) -> None:
+        os.write(self.pipe, f'saving {runner.iter}\n'.encode())
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         os.write(self.pipe, f'saved {runner.iter + 1}\n'.encode())
@@ -106,10 +111,12 @@ def train(work_dir: str, hook: str, pipe: int) -> None:
     runner.train()
 
 
-def one_round(work_dir: Path, hook: str, delay: float) -> tuple[dict[str, int], str]:
-    """Train until ``delay`` seconds after the start of training, then kill.
+def one_round(
+    work_dir: Path, hook: str, save: int, delay: float
+) -> tuple[list[tuple[str, int]], str]:
+    """Train until ``delay`` seconds after a save has begun, the first is 1, then kill.
 
-    Returns what the child told, the last number of each kind, and its fate.
+    Returns what the child told, in order, and its fate.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -123,18 +130,23 @@ def one_round(work_dir: Path, hook: str, delay: float) -> tuple[dict[str, int], 
         finally:
             os._exit(1)
     os.close(writer)
-    told: dict[str, int] = {}
+    told: list[tuple[str, int]] = []
     with os.fdopen(reader) as lines:
-        first = lines.readline()  # empty if the child died before training
-        if first:
-            time.sleep(delay)
+        for line in iter(lines.readline, ''):  # until then, or until the child died
+            told.append(parsed(line))
+            save -= told[-1][0] == 'saving'
+            if not save:
+                time.sleep(delay)
+                break
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        for line in [first, *lines]:
-            if line.endswith('\n'):
-                kind, number = line.split()
-                told[kind] = int(number)
-    return told, 'killed' if os.WIFSIGNALED(status) and first else 'failed'
+        told += [parsed(line) for line in lines]
+    return told, 'failed' if save or not os.WIFSIGNALED(status) else 'killed'
+
+
+def parsed(line: str) -> tuple[str, int]:
+    kind, number = line.split()
+    return kind, int(number)
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -145,13 +157,15 @@ def main(argv: list[str] | None = None) -> dict:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     rng = random.Random(args.seed)
-    result = dict(hook=args.hook, kills=0, within_a_save=0, lost=[])
+    result = dict(hook=args.hook, kills=0, within_a_save=0, half_written=0, lost=[])
     saved, start = 0, time.time()
     with tempfile.TemporaryDirectory() as folder:
         work_dir = Path(folder)
         had_best = False
         for i in range(args.kills):
-            told, fate = one_round(work_dir, args.hook, rng.uniform(0, 0.15))
+            save, delay = rng.randint(1, 4), rng.uniform(0, 0.01)
+            steps, fate = one_round(work_dir, args.hook, save, delay)
+            told = dict(steps)  # the last of each kind
             why = None
             if fate != 'killed':
                 why = 'resume failed'
@@ -163,7 +177,8 @@ def main(argv: list[str] | None = None) -> dict:
                 why = 'no best checkpoint'
             half = any(work_dir.glob('.*.tmp')) or not readable(work_dir.glob('iter*'))
             result['kills'] += 1
-            result['within_a_save'] += half
+            result['within_a_save'] += bool(steps) and steps[-1][0] == 'saving'
+            result['half_written'] += half
             if why:
                 result['lost'].append(why)
                 for path in work_dir.glob('*'):  # start afresh, to go on counting

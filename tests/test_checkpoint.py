@@ -41,6 +41,8 @@ def test_twelve_kills_lose_nothing(root):
     )
     result = json.loads(done.stdout.splitlines()[-1])
     assert result['kills'] == 12
+    assert result['within_a_save'] >= 6
+    assert result['half_written'] >= 2
     assert result['lost'] == []
 
 
@@ -145,6 +147,7 @@ def test_with_an_ema_hook_the_extracted_student_is_the_average(demo_cfg):
 
 @pytest.mark.slow
 def test_the_teacher_is_named_and_not_stored(demo_cfg, teacher_ckpt):
+    demo_cfg.log_level = 'INFO'
     runner = train(demo_cfg)
     path = Path(runner.work_dir) / 'epoch_3.pth'
     loaded = torch.load(path, map_location='cpu')
@@ -158,7 +161,13 @@ def test_the_teacher_is_named_and_not_stored(demo_cfg, teacher_ckpt):
     )
     # Weights and two moments of AdamW; the teacher alone would be 15.6 MB.
     student = sum(p.numel() for p in runner.model.parameters())
-    assert path.stat().st_size < 3 * 4 * student + 1_000_000
+    size = path.stat().st_size
+    assert size < 3 * 4 * student + 1_000_000
+    (log,) = Path(runner.work_dir).glob('*/*.log')
+    text = log.read_text()
+    sha256 = runner.model.teacher_sha256
+    assert f'preflight: teacher_ckpt {teacher_ckpt}, weights sha256 {sha256}' in text
+    assert f'Saved {path}, {size / 1e6:.1f} MB' in text
 
 
 def resumed_from(cfg: Config) -> str:

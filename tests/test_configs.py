@@ -25,6 +25,7 @@ METHODS = [
     for p in sorted(CONFIGS.glob('_base_/methods/*.py'))
     if not p.stem.endswith(('-dense', '-classification', '-ld'))
 ]
+SAFE_HOOKS = Config.fromfile(CONFIGS / '_base_' / 'hooks.py').ctkd_hooks
 PAIRS = ['r101-to-r18', 'r101-to-r50', 'r50-to-mobilenetv2']
 
 
@@ -74,6 +75,9 @@ def test_config_builds_offline(path, monkeypatch, root):
     monkeypatch.chdir(root)
     cfg = Config.fromfile(path)
     assert Config.fromstring(cfg.pretty_text, '.py').model == cfg.model
+    for name, hook in SAFE_HOOKS.items():
+        assert cfg.default_hooks[name].type == hook.type
+    assert cfg.train_cfg.type == 'ctkd_mm.ResumableEpochBasedTrainLoop'
     model = ROOT_MODELS.build(without_weights(cfg.model))
     check_temperature(model, cfg, path.name)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from dense_detectors import narrow_detector
 from mmdet.models.task_modules.samplers import RandomSampler
 from mmdet.registry import TASK_UTILS
 from mmengine.config import Config
@@ -26,7 +28,7 @@ SHIPPED = sorted(
     path
     for name in ('kd', 'ctkd', 'dkd')
     for path in (ROOT / 'configs' / name).glob('*.py')
-)
+) + sorted((ROOT / 'configs' / 'demo').glob('*kd*.py'))
 INSTANCE = dict(type='ctkd_mm.InstanceTemperature', num_classes=10)
 
 
@@ -57,7 +59,9 @@ def build(cfg: dict) -> nn.Module:
     model.init_weights()
     for detector in (model.student, model.teacher):
         # An untrained head's logits are so small that their KL is rounding error.
-        detector.roi_head.bbox_head.fc_cls.weight.data.mul_(100)
+        for name, weight in detector.named_parameters():
+            if name.endswith(('.fc_cls.weight', '.retina_cls.weight')):
+                weight.data.mul_(100)
     return model.train()
 
 
@@ -167,7 +171,17 @@ def test_ranks_stay_equal_in_every_method_also_without_objects(
     instance = copy.deepcopy(ctkd_cfg)
     instance['loss_kd']['temperature'] = INSTANCE
     plain = dict(ctkd_cfg, loss_kd=dict(type='mmrazor.KLDivergence', tau=1))
-    methods = dict(ctkd=ctkd_cfg, instance=instance, kd=plain)
+    dkd = copy.deepcopy(ctkd_cfg)
+    dkd['loss_kd'].update(type='ctkd_mm.DKDLoss', alpha=1, beta=0.25)
+    dense = dict(
+        type='ctkd_mm.DenseLogitDistill',
+        architecture=narrow_detector('retinanet'),
+        teacher=build_detector(narrow_detector('retinanet')),
+        loss_kd=dict(
+            ctkd_cfg['loss_kd'], type='ctkd_mm.BernoulliCTKDLoss', confidence=2
+        ),
+    )
+    methods = dict(ctkd=ctkd_cfg, instance=instance, kd=plain, dkd=dkd, dense=dense)
     jobs = {
         name: functools.partial(trained, cfg=cfg, batch=batch)
         for name, cfg in methods.items()
@@ -189,9 +203,10 @@ def test_no_shipped_config_leaves_a_parameter_without_a_gradient(path, batch):
     # Any teacher will do: no gradient of the student depends on which one it is.
     cfg.model.teacher = build_detector(copy.deepcopy(cfg.model.architecture))
     model = MODELS.build(cfg.model).train()
-    for images in (part_of(batch, 0), without_objects(part_of(batch, 1))):
+    batches = part_of(batch, 0), without_objects(part_of(batch, 1))
+    for images, lambda_ in itertools.product(batches, (0.0, 1.0)):
         model.zero_grad()
-        set_lambda(model, 0.0)
+        set_lambda(model, lambda_)
         losses_of(model, images).backward()
         trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         assert len(trainable) > 50

@@ -18,6 +18,7 @@ from ctkd_mm.launch import leave_group
 from ctkd_mm.temperature import Temperature
 
 NAN, INF = math.nan, math.inf
+RAW_TAU = 'distiller.distill_losses.loss_kd.temperature.raw_tau'
 
 
 class Scenes(Dataset):
@@ -158,7 +159,10 @@ def test_a_stop_leaves_the_weights_and_the_last_good_checkpoint(
     message = stopped(runner)
     assert named in message
     assert 'not finite in iteration 6, epoch 1' in message
-    assert 'lambda = 1' in message
+    tau = re.search(r'temperature: tau = (\S+), lambda = 1\. ', message).group(1)
+    raw = watcher.states[5]['model'][RAW_TAU].item()
+    want = NAN if action is poison_tau else 1 + 20 / (1 + math.exp(-raw))
+    assert float(tau) == pytest.approx(want, rel=1e-5, nan_ok=True)
     good = tmp_path / 'run' / 'iter_4.pth'
     assert f'Last checkpoint: {good}' in message
     assert find_latest_checkpoint(tmp_path / 'run') == str(good)

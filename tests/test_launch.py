@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -17,11 +18,12 @@ from mmengine.config import Config, DictAction
 from mmengine.fileio import load
 
 from ctkd_mm.launch import adapt_to_host, leave_group
-from ctkd_mm.run_log import read_scalars
+from ctkd_mm.run_log import read_metrics, read_scalars
 
 CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
 TRAIN = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
 HERE = Path(__file__).parent
+EVALUATED = r'preflight: teacher coco/bbox_mAP [\d.]+ on \d images'
 cpu_only = pytest.mark.skipif(
     torch.cuda.is_available(), reason='where there is a GPU nothing is adapted'
 )
@@ -182,24 +184,37 @@ def trained(root, options, tmp_path_factory) -> tuple:
     config = folder / 'ctkd.py'
     write_config(config, root / CTKD)
     work_dir = folder / 'work'
-    line = [config, 2, '--work-dir', work_dir, *options]
-    call(root, 'tools/dist_train.sh', *line)
-    return config, work_dir
+    line = [config, 2, '--work-dir', work_dir, *options, *expect_map(images=3)]
+    output = call(root, 'tools/dist_train.sh', *line)
+    return config, work_dir, output
+
+
+def expect_map(images: int) -> list:
+    key = 'default_hooks.preflight.expect_map'
+    return [f'{key}.value=0', f'{key}.tol=0', f'{key}.images={images}']
 
 
 @pytest.mark.slow
 def test_dist_train_keeps_two_processes_alike(trained):
-    _, work_dir = trained
+    _, work_dir, _ = trained
     assert [line['step'] for line in read_scalars(work_dir)] == [1, 2, 3, 4]
     first, second = ((work_dir / f'digest_{rank}').read_text() for rank in (0, 1))
     assert first == second
 
 
 @pytest.mark.slow
+def test_one_of_two_processes_tells_what_the_teacher_reaches(trained):
+    _, work_dir, output = trained
+    assert len(re.findall(EVALUATED, output)) == 1
+    (metrics,) = read_metrics(work_dir)
+    assert metrics.keys() >= {'coco/bbox_mAP', 'teacher/coco/bbox_mAP'}
+
+
+@pytest.mark.slow
 def test_dist_test_gathers_the_images_of_both_processes(
     root, options, trained, tmp_path
 ):
-    config, work_dir = trained
+    config, work_dir, _ = trained
     out = ['--work-dir', tmp_path, '--out', tmp_path / 'out.pkl']
     line = [config, work_dir / 'epoch_1.pth', 2, *out, *options]
     output = call(root, 'tools/dist_test.sh', *line)
@@ -225,13 +240,12 @@ def test_train_in_mixed_precision_moves_tau(root, options, tmp_path):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @pytest.mark.slow
 def test_dist_train_over_nccl_checks_the_teacher_and_moves_tau(root, options, tmp_path):
-    expect_map = 'default_hooks.preflight.expect_map'
-    line = [CTKD, '1', '--work-dir', tmp_path, *options]
+    line = [CTKD, '1', '--work-dir', tmp_path, *options, *expect_map(images=2)]
     line += ['env_cfg.dist_cfg.backend=nccl', 'default_hooks.finite.max_skips=1']
-    line += [f'{expect_map}.{word}' for word in ('value=0', 'tol=0', 'images=2')]
     output = call(root, 'tools/dist_train.sh', *line)
-    assert 'preflight: teacher' in output
+    assert re.search(EVALUATED, output)
     lines = read_scalars(tmp_path)
     assert lines[-1]['tau'] != lines[0]['tau']

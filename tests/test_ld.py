@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -119,6 +120,24 @@ def test_taus_gradient_in_the_head_is_minus_lambda_times_the_slope(model, batch)
     assert loss.item() == pytest.approx(formula(at), rel=1e-5)
     assert abs(slope) > 1e-3
     assert gradient == pytest.approx(-0.3 * slope, rel=1e-3)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_no_leaf_leaves_a_parameter_without_a_gradient(leaves, batch, method):
+    assert not leaves[method].get('find_unused_parameters')
+    cfg = narrow(copy.deepcopy(leaves[method].model))
+    narrow(cfg.teacher_config.model)
+    model = MODELS.build({**cfg, 'teacher_ckpt': None})
+    empty = copy.deepcopy(batch)
+    for sample in empty['data_samples']:
+        sample.gt_instances = sample.gt_instances[:0]
+    for images, lambda_ in itertools.product((batch, empty), (0.0, 1.0)):
+        model.zero_grad()
+        set_lambda(model, lambda_)
+        model.parse_losses(losses(model, images))[0].backward()
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        assert len(trained) > 50
+        assert [name for name, p in trained.items() if p.grad is None] == []
 
 
 def test_a_process_without_boxes_keeps_ddp_going(model, batch, one_process_group):

@@ -192,3 +192,17 @@ def test_training_may_start_from_a_part_but_not_from_nothing(demo_cfg, tmp_path)
     save_checkpoint(dict(state_dict=weights, meta={}), demo_cfg.load_from)
     with pytest.raises(ValueError, match=r'start.pth: .* file has backbone'):
         check(demo_cfg)
+
+
+def test_a_start_from_other_classes_needs_a_head_of_its_own(demo_cfg, tmp_path):
+    weights = Runner.from_cfg(demo_cfg).model.state_dict()
+    weights.pop('distiller.distill_losses.loss_kd.temperature.raw_tau')  # as KD's
+    start = dict(state_dict=weights, meta=dict(classes=tuple('9876543210')))
+    demo_cfg.load_from = f'{tmp_path}/start.pth'
+    save_checkpoint(start, demo_cfg.load_from)
+    message = "class 0 is '0' in teacher_ckpt .* '9' in load_from .* another checkpoint"
+    with pytest.raises(ValueError, match=message):
+        check(demo_cfg)
+    weights['architecture.roi_head.bbox_head.fc_cls.bias'] = torch.zeros(21)
+    save_checkpoint(start, demo_cfg.load_from)
+    assert 'the same in teacher_ckpt, train_dataloader' in check(demo_cfg)[1]

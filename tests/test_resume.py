@@ -296,8 +296,10 @@ def test_tau_and_lambda_resume_exactly(root, digits, teacher_ckpt, tmp_path, by_
     assert_same(straight, interrupt(cfg, tmp_path, 5))
 
 
-def test_the_loss_scale_of_mixed_precision_resumes_exactly(cfg, tmp_path):
+@pytest.mark.parametrize('loop', [BY_EPOCH, BY_ITER], ids=['epochs', 'iterations'])
+def test_the_loss_scale_of_mixed_precision_resumes_exactly(cfg, tmp_path, loop):
     cfg = without_val(cfg)
+    cfg.train_cfg = loop
     cfg.optim_wrapper.type = 'ctkd_mm.CPUAmpOptimWrapper'
     cfg.optim_wrapper.loss_scale = dict(init_scale=1024.0, growth_interval=3)
     straight = train(cfg, tmp_path / 'straight')

@@ -179,6 +179,20 @@ def test_a_preempted_job_requeues_itself_and_ends_with_the_same_bits(
     assert (trained / 'digest_1').read_text() == (tmp_path / 'digest_1').read_text()
 
 
+def test_a_job_requeued_from_outside_saves_and_is_requeued_once(
+    root, slurm, submitted, tmp_path
+):
+    call(root, slurm, 'scontrol', 'requeue', submitted)
+
+    def state() -> str:
+        return call(root, slurm, 'scontrol', '-o', 'show', 'job', submitted)
+
+    until(lambda: 'JobState=PENDING' in state(), tmp_path / 'log')
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('/preempted.pth')
+    assert load_checkpoint(tmp_path / 'preempted.pth')['meta']['iter'] >= 3
+    assert 'Restarts=1' in state()
+
+
 def test_a_cancelled_job_saves_and_does_not_come_back(root, slurm, submitted, tmp_path):
     call(root, slurm, 'scancel', submitted)
 

@@ -41,10 +41,12 @@ def test_thirds_leave_the_warm_up_out(soak):
         readings.logging.append(1.0 if i <= 50 else 0.002)
         if i % soak.EVERY == 0:
             readings.at.append(i)
-            readings.rss.append(1e6 - 5e4 * (i <= 50) + 3 * i)
+            readings.rss.append(1e6 - 5e4 * (i <= 50) + 3 * i + max(0, i - 120))
             readings.log_bytes.append(150 * i)
     results = soak.summary(readings)
-    assert results['rss_slope_kib_per_iteration'] == pytest.approx(3)
+    (late, _), (last, error) = results['rss_slopes_kib_per_iteration']
+    assert 3 < late < 4
+    assert (last, error) == pytest.approx((4, 0), abs=1e-6)
     assert results['seconds_per_iteration'] == pytest.approx([0.2, 0.2])
     assert results['logging_ms_per_iteration'] == pytest.approx([2, 2])
     assert results['log_bytes_per_iteration'] == pytest.approx([150, 150])
@@ -63,6 +65,9 @@ def test_one_command_measures_the_demo_pair(root, tmp_path):
     results = json.loads((tmp_path / 'soak' / 'soak.json').read_text())
     assert results['iterations'] == 150
     assert len(results['series']['rss_kib']) == 15
-    # Gradients and activations of an iteration, if kept, are MiB.
-    assert abs(results['rss_slope_kib_per_iteration']) < 500
-    assert re.search(r'two thirds [+-]\d+\.\d{3} \+- \d+\.\d{3} KiB', done.stdout)
+    # The allocator's, a step of MiB now and then: 28 and 43 in two runs. Gradients and
+    # activations of an iteration, if kept, are MiB each time.
+    (late, _), (last, _) = results['rss_slopes_kib_per_iteration']
+    assert late < 120
+    number = r'[+-]\d+\.\d{3} \+- \d+\.\d{3}'
+    assert re.search(f'two thirds {number} KiB.* last {number}', done.stdout)
