@@ -18,7 +18,7 @@ CONTROLS = {'ctkd-official': 'control-official', 'ctkd': 'control-ctkd'}
 BASE = 'ctkd'  # what the ablations change
 Runs, Logs = dict, dict  # entries of runs.py; the seeds' compact logs; both by name
 
-EDGE = ' It is at the edge of what was tried: one beyond it may be better.'
+EDGE = '\n  It is at the edge of what was tried: one beyond it may be better.'
 PAGE = Path(__file__).with_name('page.md')
 
 

@@ -85,8 +85,8 @@ def test_the_page_and_its_pictures_are_what_the_logs_say(experiments, root, tmp_
 
 
 def test_a_figure_without_its_log_is_refused(experiments, copied_logs, tmp_path):
-    (copied_logs / 'ctkd' / 'seed3.json').unlink()
-    with pytest.raises(FileNotFoundError, match='ctkd/seed3.json is missing'):
+    (copied_logs / 'ctkd' / 'seed2.json').unlink()
+    with pytest.raises(FileNotFoundError, match='ctkd/seed2.json is missing'):
         experiments('results').rebuild(tmp_path)
 
 
