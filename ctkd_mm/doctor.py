@@ -115,6 +115,9 @@ def diagnose_run(run: PathLike) -> list[Finding] | dict[str, list[Finding]]:
             'without CurriculumHook, or its first logged iteration is still to come'
         )
     cfg = read_config(run)
+    if 'max_iters' in (cfg.get('train_cfg') or {}):
+        # With LogProcessor(by_epoch=True) every line is of epoch 1.
+        lines = [{k: v for k, v in line.items() if k != 'epoch'} for line in lines]
     bounds = [_tau_bounds(found) for found in _temperatures(cfg.get('model'))]
     findings = {}
     for suffix in (key[len('tau') :] for key in keys):

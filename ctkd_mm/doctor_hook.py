@@ -178,8 +178,11 @@ def _logged(runner: Runner) -> list[dict[str, float]]:
         lines = read_scalars(runner.work_dir)
     except FileNotFoundError:  # resumed from another work directory
         return []
+    # Of an iteration-based training every line may say epoch 1.
+    by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
+    keys = ('step',) if by_iter else ('step', 'epoch')
     return [
-        {k: v for k, v in line.items() if k in ('step', 'epoch') or _kept(k)}
+        {k: v for k, v in line.items() if k in keys or _kept(k)}
         for line in lines
         if line['step'] <= runner.iter
     ]

@@ -238,7 +238,8 @@ def no_ramp(track: Track, ended: bool) -> Finding | None:
     before = [v for v, t in zip(track.lambda_, track.time) if t <= track.time[-1] - 1]
     if not any('lambda' in line for line in track.lines):
         return Finding('no ramp', 'the log has no lambda', ADVICE['no lambda'])
-    if len(set(track.lambda_)) == 1:
+    # While it is 0, its ramp may be still to come.
+    if len(set(track.lambda_)) == 1 and (ended or last):
         seen = f'lambda is {last:g} from the start to {until}'
     elif ended and before and before[-1] < last < RAMPED_LAMBDA:
         seen = f'lambda is only {last:.3g} at the end, {until}'

@@ -125,8 +125,11 @@ def config_differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 
 def _read_run(name: str, path: Path) -> RunRecord:
+    if not path.is_dir():
+        raise FileNotFoundError(f'{path} is no folder: expected a work directory')
     scalars = read_scalars(path)  # says what is missing
-    start = sorted(path.glob('*/vis_data'))[-1].parent
+    # A test in the same folder has no scalars.
+    start = sorted(path.glob('*/vis_data/scalars.json'))[-1].parents[1]
     logs = sorted(start.glob('*.log'))
     log = logs[0].read_text(errors='replace') if logs else ''
     return RunRecord(

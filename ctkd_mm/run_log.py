@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from contextlib import suppress
 from pathlib import Path
-from typing import Iterable, Iterator, Union
+from typing import Iterable, Union
 
 from mmengine.config import Config
 
@@ -16,8 +18,8 @@ def read_scalars(run: PathLike) -> list[dict[str, float]]:
 
     Args:
         run: A work directory, or one ``scalars.json``. In a work directory all
-            starts of the run are joined; where a resumed start repeats an
-            iteration, the later one counts.
+            starts of the run are joined; from the iteration on at which a later
+            start began, that one counts. Damaged lines are left out.
 
     Returns:
         The logged scalars in the order of ``step``, the iteration.
@@ -80,11 +82,21 @@ def _logs(run: PathLike) -> list[Path]:
     return logs
 
 
-def _lines(run: PathLike) -> Iterator[dict[str, float]]:
+def _lines(run: PathLike) -> list[dict[str, float]]:
+    lines = []
     for log in _logs(run):
-        for line in log.read_text().splitlines(keepends=True):
-            if line.endswith('\n'):  # else the run was killed while it wrote this line
-                yield json.loads(line)
+        own = []
+        for line in log.read_text(errors='replace').splitlines(keepends=True):
+            # Cut off by a kill, or damaged by a crash of the machine.
+            with suppress(json.JSONDecodeError):
+                if line.endswith('\n'):
+                    own.append(json.loads(line))
+        first = next((line['step'] for line in own if 'lr' in line), math.inf)
+        again = (i for i, x in enumerate(lines) if 'lr' in x and x['step'] >= first)
+        # From there on this start has gone its own way.
+        del lines[next(again, len(lines)) :]
+        lines += own
+    return lines
 
 
 def _by_step(lines: Iterable[dict[str, float]]) -> list[dict[str, float]]:

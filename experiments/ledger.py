@@ -23,7 +23,7 @@ from results import rebuild
 from ctkd_mm.demo import WORK_DIR as DEMO_DIR
 from ctkd_mm.demo import run_training
 from ctkd_mm.demo_data import make_demo_data
-from ctkd_mm.run_log import read_scalars
+from ctkd_mm.run_log import read_metrics, read_scalars
 
 WORK_DIR = Path('work_dirs/ledger')
 POLL_SECONDS, REPORT_SECONDS = 2, 60
@@ -63,7 +63,7 @@ class Training:
             tau = log['curves']['tau'][-1]
         config = self.work_dir.with_suffix('.py')  # beside: MMEngine dumps inside
         text = make_config(self.run, self.seed, tau).pretty_text
-        if config.is_file() and config.read_text() != text:
+        if not config.is_file() or config.read_text() != text:
             shutil.rmtree(self.work_dir, True)  # what is there is of an older entry
         self.work_dir.mkdir(parents=True, exist_ok=True)
         config.write_text(text)
@@ -87,6 +87,11 @@ class Training:
         """Write its log; False if it failed."""
         if self.process.returncode:
             print(f'{self} failed: see {self.work_dir / "train.log"}', file=sys.stderr)
+            return False
+        if not read_metrics(self.work_dir):
+            # It was stopped between its last checkpoint and its validation.
+            shutil.rmtree(self.work_dir)
+            print(f'{self} has no validation: call again', file=sys.stderr)
             return False
         write_log(self.name, self.seed, self.run, self.work_dir)
         return True

@@ -244,6 +244,12 @@ def test_a_ramp_far_longer_than_the_training_is_none():
     assert verdicts(lines, ended=False) == ['healthy']
 
 
+def test_a_ramp_that_is_still_to_begin_is_waited_for():
+    lines = [{**line, 'lambda': 0.0} for line in run(lambda t: 3.0)]
+    assert verdicts(lines, ended=False) == ['healthy']
+    assert verdicts(lines) == ['no ramp']
+
+
 def test_a_ramp_to_a_low_lambda_is_one():
     lines = [{**li, 'lambda': 0.3 * li['lambda']} for li in run(lambda t: 3 + t)]
     assert verdicts(lines) == ['healthy']
@@ -309,6 +315,19 @@ def test_a_run_that_goes_on_is_not_judged_by_the_end_of_its_ramp(tmp_path):
     write_run(tmp_path / 'over', lines, model)
     found = [diagnose_run(tmp_path / name)[0].verdict for name in ('on', 'over')]
     assert found == ['healthy', 'no ramp']
+
+
+def test_iterations_that_all_say_epoch_1_count_as_epochs_of_5000(tmp_path):
+    # As MMDetection's LogProcessor(by_epoch=True) writes them.
+    lines = [
+        {**train_line(50 * i, epoch=1, tau=15.62), 'lambda': 1.0}
+        for i in range(1, 1801)
+    ]
+    log = write_run(tmp_path, lines, f'dict(temperature={GLOBAL})')
+    with log.with_name('config.py').open('a') as file:
+        file.write("train_cfg = dict(type='IterBasedTrainLoop', max_iters=90000)\n")
+    found = diagnose_run(tmp_path)
+    assert [f.verdict for f in found] == ['frozen', 'no ramp']
 
 
 def test_several_temperatures_are_judged_by_their_suffix(tmp_path):

@@ -51,6 +51,11 @@ def test_the_environment_is_what_the_log_says_before_the_config(student_run):
     assert run.seed == 0  # the config's
 
 
+def test_a_test_in_the_same_folder_is_not_taken_for_the_start(student_run):
+    (student_run / '99990101_000000' / 'vis_data').mkdir(parents=True)
+    assert read_runs([student_run])[0].seed == '7'
+
+
 def test_the_best_checkpoint_comes_first_and_a_moved_run_finds_its_last(student_run):
     (student_run / 'last_checkpoint').write_text('/elsewhere/run/epoch_1.pth')
     assert read_runs([student_run])[0].checkpoint == student_run / 'epoch_1.pth'
@@ -246,6 +251,9 @@ def test_a_folder_without_a_run_is_refused_on_the_command_line(tmp_path):
 
     with pytest.raises(SystemExit, match='is not written.*has no JSON log'):
         report([str(tmp_path), '--out', str(tmp_path / 'report.html')])
+    log = write_log(tmp_path, '1', [train_line(1)])
+    with pytest.raises(SystemExit, match='is not written.*is no folder'):
+        report([str(log), '--out', str(tmp_path / 'report.html')])
 
 
 @pytest.mark.slow

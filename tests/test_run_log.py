@@ -27,6 +27,23 @@ def test_a_folder_without_logs_is_refused(tmp_path):
         read_scalars(tmp_path)
 
 
+def test_a_damaged_line_is_left_out(tmp_path):
+    log = write_log(tmp_path, '1', [train_line(10, tau=1)])
+    with log.open('ab') as file:
+        file.write(b'\0\0\xff\n')
+    write_log(tmp_path, '2', [train_line(20, tau=1)])
+    assert [line['step'] for line in read_scalars(tmp_path)] == [10, 20]
+
+
+def test_a_second_shorter_training_in_the_same_folder_replaces_the_first(tmp_path):
+    first = [train_line(10), train_line(20), {'coco/bbox_mAP': 0.1, 'step': 1}]
+    first += [train_line(30), {'coco/bbox_mAP': 0.2, 'step': 2}]
+    write_log(tmp_path, '1', first)
+    write_log(tmp_path, '2', [train_line(10), {'coco/bbox_mAP': 0.9, 'step': 1}])
+    assert [line['step'] for line in read_scalars(tmp_path)] == [10]
+    assert [line['coco/bbox_mAP'] for line in read_metrics(tmp_path)] == [0.9]
+
+
 def test_validations_are_read_apart_from_training_and_the_later_one_counts(tmp_path):
     lines = [train_line(10), {'coco/bbox_mAP': 0.1, 'step': 1}]
     write_log(tmp_path, '1', lines)
