@@ -10,9 +10,12 @@ import sys
 import textwrap
 from contextlib import suppress
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import TYPE_CHECKING, Optional, Sequence
 
 from . import _stack
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 Argv = Optional[Sequence[str]]
 
@@ -53,22 +56,12 @@ def check(argv: Argv = None) -> None:
         SystemExit: With status 1 and the reason, if a training would be refused.
     """
     _stack.require_openmmlab()
-    from mmengine.config import Config, DictAction
-
     from .check import check
     from .explain import explain
 
-    parser = argparse.ArgumentParser(
-        description='Start a training, stop before its first iteration'
-    )
-    parser.add_argument('config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser = _config_parser('Start a training, stop before its first iteration')
     args = parser.parse_args(argv)
-    try:
-        cfg = Config.fromfile(args.config)
-        cfg.merge_from_dict(args.cfg_options)
-    except Exception as error:
-        sys.exit(f'{args.config} is no config. {type(error).__name__}: {error}')
+    cfg = _read_config(args)
     try:
         report = check(cfg)
     except Exception as error:
@@ -223,25 +216,17 @@ def suggest_temperature(argv: Argv = None) -> None:
         SystemExit: With status 1 and the reason, if there is nothing to suggest.
     """
     _stack.require_openmmlab()
-    from mmengine.config import Config, DictAction
-
     from .explain import explain
     from .suggest import suggest_temperature
 
-    parser = argparse.ArgumentParser(
-        description="Suggest tau_init, tau_range and tau_start from a pair's logits"
+    parser = _config_parser(
+        "Suggest tau_init, tau_range and tau_start from the logits of a config's pair"
     )
-    parser.add_argument('config', help='a distillation')
     parser.add_argument('--images', type=int, default=16, help='default: %(default)s')
     parser.add_argument('--student', help='checkpoint; default: as initialised')
     parser.add_argument('--out', default='tau_curve.png', help='path of the PNG')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     args = parser.parse_args(argv)
-    try:
-        cfg = Config.fromfile(args.config)
-        cfg.merge_from_dict(args.cfg_options)
-    except Exception as error:
-        sys.exit(f'{args.config} is no config. {type(error).__name__}: {error}')
+    cfg = _read_config(args)
     try:
         report = suggest_temperature(cfg, args.images, args.student, args.out)
     except Exception as error:
@@ -282,6 +267,26 @@ def demo(argv: Argv = None) -> None:
         description='Train and compare teacher, student and CTKD student on digits'
     ).parse_args(argv)
     run_demo()
+
+
+def _config_parser(description: str) -> argparse.ArgumentParser:
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    return parser
+
+
+def _read_config(args: argparse.Namespace) -> Config:
+    from mmengine.config import Config
+
+    try:
+        cfg = Config.fromfile(args.config)
+        cfg.merge_from_dict(args.cfg_options)
+    except Exception as error:
+        sys.exit(f'{args.config} is no config. {type(error).__name__}: {error}')
+    return cfg
 
 
 def _run_mmdet_tool(name: str, argv: Argv) -> None:

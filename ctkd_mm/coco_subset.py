@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def _report(coco: dict, subset: dict, out: Path) -> list[str]:
             f'largest change of a class among the objects: {names[most]}, '
             f'{before[most]:.1%} to {after.get(most, 0):.1%}'
         )
-    path = out.resolve()
+    path = shlex.quote(str(out.resolve()))
     return [
         *lines,
         f'train on it: --cfg-options train_dataloader.dataset.ann_file={path}',

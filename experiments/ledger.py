@@ -142,7 +142,7 @@ def main() -> None:
     if waiting:
         make_demo_data(DEMO_DIR / 'data')
         run_training('teacher', DEMO_DIR)
-        if not train(waiting, runs, os.cpu_count()):
+        if not train(waiting, runs, len(os.sched_getaffinity(0))):
             sys.exit('some runs failed: call again when their cause is gone')
     rebuild()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -222,3 +223,10 @@ def test_the_tool_prints_what_it_wrote(tmp_path, capsys):
         f'evaluate on it: --cfg-options val_dataloader.dataset.ann_file={out} '
         f'val_evaluator.ann_file={out}',
     ]
+
+
+def test_a_path_with_a_space_can_be_pasted(tmp_path):
+    out = tmp_path / 'my part.json'
+    source = write(set_of('a', 'b', 'ab'), tmp_path)
+    options = coco_subset(source, 2, str(out))[2].partition('--cfg-options ')[2]
+    assert shlex.split(options) == [f'train_dataloader.dataset.ann_file={out}']
