@@ -5,7 +5,8 @@ does not import on torch 2 because of its quantization package alone: a placehol
 takes its place if, and only if, it fails. It refuses the forked MMCV by its version
 number: its own check, and nothing else, sees the newest number that it takes.
 torch >= 2.6 refuses the checkpoints that MMEngine writes: the few types in them are
-allowed, and MMEngine's loads from files and URLs all keep to that list.
+allowed, and MMEngine's loads from files and URLs all keep to that list. Without
+torchvision, MMEngine still finds what ``torchvision://`` names: it has the table.
 """
 
 from __future__ import annotations
@@ -43,10 +44,33 @@ def apply() -> None:
 
     from mmengine.utils import digit_version
 
+    _find_torchvision_urls()
     # Before 2.6 torch restricts nothing by default, so there is nothing to allow.
     if digit_version(torch.__version__) >= digit_version('2.6.0'):
         _allow_mmengine_types()
         _restrict_mmengine_loaders()
+
+
+def _find_torchvision_urls() -> None:
+    """Serves ``torchvision://resnet18`` without torchvision.
+
+    MMEngine imports it for its version alone, and reads the URLs of 0.12 from a file.
+    """
+    import mmengine
+    from mmengine.runner import checkpoint
+
+    original = checkpoint.get_torchvision_models
+
+    def get_torchvision_models() -> dict[str, str]:
+        try:
+            return original()
+        except ModuleNotFoundError as error:
+            if error.name != 'torchvision':
+                raise
+            table = osp.join(mmengine.__path__[0], 'hub', 'torchvision_0.12.json')
+            return mmengine.load(table)
+
+    checkpoint.get_torchvision_models = get_torchvision_models
 
 
 class _Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):

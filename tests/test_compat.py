@@ -534,3 +534,12 @@ def test_torchs_own_variable_serves_over_http_too(server, monkeypatch):
 def test_a_torch_that_restricts_nothing_keeps_mmengines_loaders():
     assert checkpoint.load_url is torch.hub.load_state_dict_from_url
     assert CheckpointLoader._schemes[''] is checkpoint.load_from_local
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'mobilenet_v2'])
+def test_torchvisions_weights_are_found_without_torchvision(monkeypatch, name):
+    asked = []
+    monkeypatch.setitem(sys.modules, 'torchvision', None)
+    monkeypatch.setattr(checkpoint, 'load_url', lambda url, **_: asked.append(url))
+    CheckpointLoader.load_checkpoint(f'torchvision://{name}')
+    assert [url.rpartition('/')[2].partition('-')[0] for url in asked] == [name]
