@@ -38,8 +38,8 @@ def check_annotations(
 
     Raises:
         ValueError: If it is not JSON, lacks a list or a field, repeats an id or a file
-            name, refers to what it does not hold, or has a box of non-finite numbers
-            or negative size.
+            name, refers to what it does not hold, has a box of non-finite numbers
+            or negative size, or, of an evaluation, lacks ``iscrowd``.
     """
     coco = _read(where, ann_file, backend_args)
     blame = f'{where}: {ann_file}:'
@@ -50,6 +50,8 @@ def check_annotations(
     _check_unique(blame, 'categories', 'name', coco['categories'])
     _check_references(blame, coco)
     _check_numbers(blame, coco['annotations'])
+    if where.startswith(('val_', 'test_')):
+        _check_crowds(blame, coco['annotations'])
     return coco
 
 
@@ -133,6 +135,15 @@ def _check_numbers(blame: str, annotations: list[dict]) -> None:
             f'{blame} {len(bad)} annotations have no box of four finite numbers '
             '[x, y, width, height] with width, height >= 0: '
             f'{some(_ids(bad, "bbox"))}. Correct or remove them'
+        )
+
+
+def _check_crowds(blame: str, annotations: list[dict]) -> None:
+    lost = sum('iscrowd' not in a for a in annotations)
+    if lost:  # pycocotools reads it, after the first epoch of training
+        raise ValueError(
+            f'{blame} {lost} of {len(annotations)} annotations have no "iscrowd", '
+            'which the evaluation needs: add "iscrowd": 0'
         )
 
 

@@ -114,7 +114,10 @@ def extract_student(argv: Argv = None) -> None:
     parser.add_argument('checkpoint', help='checkpoint of a distillation run')
     parser.add_argument('--out', help='default: the checkpoint, named *_student.pth')
     args = parser.parse_args(argv)
-    print(extract_student(args.checkpoint, args.out))
+    try:
+        print(extract_student(args.checkpoint, args.out))
+    except (OSError, ValueError) as error:
+        sys.exit(f'Nothing is written. {error}')
 
 
 def make_demo_data(argv: Argv = None) -> None:

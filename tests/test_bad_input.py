@@ -277,6 +277,12 @@ BAD_DATA = {
         put_all(iscrowd=1),
         [TRAIN, 'none of the', 'are crowds', 'Correct bbox, area, iscrowd'],
     ),
+    'validation without iscrowd': (
+        annotations(
+            lambda coco: [a.pop('iscrowd') for a in coco['annotations']], split='val'
+        ),
+        [VAL, 'val.json', 'have no "iscrowd"', 'add "iscrowd": 0'],
+    ),
     'validation without objects': (
         without_objects(split='val'),
         [VAL, 'none of the 0 annotations', 'to evaluate against', 'Correct'],
