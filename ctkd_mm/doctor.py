@@ -38,7 +38,8 @@ def diagnose(
     - ``non-finite``: a tau is NaN or infinite; what follows is not judged.
     - ``floor``, ``ceiling``: x < 0.02, or x > 0.98, from some line to the last, for
       at least 1 full epoch.
-    - ``frozen``: max x - min x < 0.01 over at least 2 full epochs; not at an end.
+    - ``frozen``: max x - min x < 0.01 over at least 2 full epochs and 200 iterations;
+      not at an end.
     - ``oscillating``: in the second half of the log x spans at least 0.2 and goes to
       and fro, each time by at least 0.6 of that span, 8 times or more.
     - ``descending``: let d be tau's change between two neighbouring lines that agree
@@ -69,7 +70,7 @@ def diagnose(
     Source: ours.
 
     Example:
-        >>> lines = [dict(step=i, epoch=i, tau=15.62) for i in range(1, 5)]
+        >>> lines = [dict(step=90 * i, epoch=i, tau=15.62) for i in range(1, 5)]
         >>> [finding.verdict for finding in diagnose(lines, tau_init=1, tau_range=20)]
         ['frozen', 'no ramp']
     """

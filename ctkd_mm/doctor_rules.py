@@ -8,6 +8,7 @@ from dataclasses import dataclass
 # Shares are of tau_range; "full epochs" are lambda, summed over the epochs.
 FROZEN_SHARE = 0.01
 FROZEN_FULL_EPOCHS = 2.0
+FROZEN_ITERATIONS = 200  # an epoch of a small set is a few steps
 SATURATED_SHARE = 0.02
 SATURATED_FULL_EPOCHS = 1.0
 SPAN_SHARE = 0.2
@@ -109,6 +110,11 @@ class Track:
         spans = [end - start for start, end in zip(times, times[1:])]
         return sum(abs(v) * s for v, s in zip(self.lambda_[begin + 1 :], spans))
 
+    def is_young(self) -> bool:
+        """Whether it is too early to call it frozen."""
+        few = self.lines[-1]['step'] < FROZEN_ITERATIONS
+        return few or self.full_epochs() < FROZEN_FULL_EPOCHS
+
     def way(self) -> str:
         """Describe it in a sentence."""
         low, high = self.bounds
@@ -127,11 +133,12 @@ def when(line: dict) -> str:
 
 def healthy(track: Track) -> Finding:
     """Nothing was found."""
-    seen, full = track.way(), track.full_epochs()
-    if max(track.x) - min(track.x) < FROZEN_SHARE and full < FROZEN_FULL_EPOCHS:
+    seen = track.way()
+    if max(track.x) - min(track.x) < FROZEN_SHARE and track.is_young():
         seen += (
-            f'; too early to tell whether it is frozen (lambda adds up to {full:.2g} '
-            f'epochs of {FROZEN_FULL_EPOCHS:g})'
+            '; too early to tell whether it is frozen (lambda adds up to '
+            f'{track.full_epochs():.2g} epochs of {FROZEN_FULL_EPOCHS:g}, in '
+            f'{track.lines[-1]["step"]} iterations of {FROZEN_ITERATIONS})'
         )
     return Finding('healthy', seen, '')
 
@@ -159,13 +166,13 @@ def saturated(track: Track) -> Finding | None:
 
 def frozen(track: Track) -> Finding | None:
     """Look for a temperature that does not move, elsewhere than at an end."""
-    span, full = max(track.x) - min(track.x), track.full_epochs()
+    span = max(track.x) - min(track.x)
     at_an_end = not SATURATED_SHARE <= track.x[-1] <= 1 - SATURATED_SHARE
-    if span >= FROZEN_SHARE or at_an_end or full < FROZEN_FULL_EPOCHS:
+    if span >= FROZEN_SHARE or at_an_end or track.is_young():
         return None
     seen = (
-        f'{track.way()}: {span:.2%} of the range, while lambda added up to {full:.3g} '
-        'epochs'
+        f'{track.way()}: {span:.2%} of the range, while lambda added up to '
+        f'{track.full_epochs():.3g} epochs'
     )
     return Finding('frozen', seen, ADVICE['frozen'])
 

@@ -102,6 +102,15 @@ def test_frozen_waits_for_two_epochs_of_lambda():
     assert verdicts(lines[: 4 * PER_EPOCH + 1]) == ['frozen']
 
 
+def test_frozen_waits_for_200_iterations_of_a_small_set():
+    lines = run(lambda t: 15.62)
+    for steps, verdict in ((10, 'healthy'), (20, 'frozen')):
+        few = [{**line, 'step': steps * line['step'] // 1000} for line in lines]
+        (finding,) = diagnose(few, tau_init=1, tau_range=20)
+        assert finding.verdict == verdict
+        assert ('too early to tell' in finding.seen) == (verdict == 'healthy')
+
+
 def test_a_tau_that_wanders_between_3_and_4_is_healthy():
     (finding,) = diagnose(run(lambda t: 3.5 + 0.5 * math.sin(t)), 1, 20)
     assert finding.verdict == 'healthy'

@@ -14,6 +14,7 @@ from ctkd_mm import (
     CTKDLoss,
     GlobalTemperature,
     InstanceTemperature,
+    doctor_rules,
     kd_kl_div,
     set_lambda,
 )
@@ -23,6 +24,12 @@ from ctkd_mm.run_log import read_scalars
 
 DOCTOR = dict(type='ctkd_mm.TemperatureDoctorHook')
 CURRICULUM = dict(type='ctkd_mm.CurriculumHook', end=2)
+
+
+@pytest.fixture(autouse=True)
+def _short_runs(monkeypatch):
+    # The toy trains for 24 iterations.
+    monkeypatch.setattr(doctor_rules, 'FROZEN_ITERATIONS', 5)
 
 
 class Sabotage(Hook):
