@@ -9,6 +9,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from typing import Any
+from urllib.error import URLError
 
 import mmengine.registry
 from mmengine.config import Config
@@ -23,7 +24,8 @@ def explain(error: Exception, cfg: Config) -> str:
     """Say which keys of a config an error is about, and what they should be.
 
     MMEngine and MMDetection name the class or the file that failed, rarely the place
-    in the config. An error from loading data is explained by its annotation file.
+    in the config. An error from loading data is explained by its annotation file, one
+    from a download by what to do without a network.
 
     Args:
         error: What building or starting a training raised.
@@ -38,6 +40,11 @@ def explain(error: Exception, cfg: Config) -> str:
     frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     if any('dataset' in osp.basename(osp.dirname(name)) for name in frames):
         text = _about_data(text, cfg)
+    if isinstance(error, URLError):
+        text += (
+            ': weights could not be downloaded. Download them elsewhere and give the '
+            "file's path (load_from, backbone.init_cfg.checkpoint, model.teacher_ckpt)"
+        )
     argument = re.search(r"unexpected keyword argument '(\w+)'", text)
     unknown = re.search(r'^(\S+) is not in the \S+::(.+?) registry', text)
     if argument:

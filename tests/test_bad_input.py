@@ -525,6 +525,10 @@ BAD_CONFIG = {
         {'resume': True, 'load_from': 'no/such/epoch_2.pth'},
         ['can not be found', "correct load_from='no/such/epoch_2.pth'"],
     ),
+    'start from a URL without network': (
+        {'load_from': 'https://no-such-host.invalid/t.pth'},
+        ['could not be downloaded', "give the file's path (load_from"],
+    ),
 }
 
 
