@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mmengine.runner import CheckpointLoader, save_checkpoint
 
 from .checkpoint import ATOMIC
 
 STUDENT_PREFIX = 'architecture.'
+
+
+def student_weights(weights: dict[str, Any]) -> dict[str, Any]:
+    """Pick the student's weights out of a distiller's, under their own names.
+
+    Args:
+        weights: State dict of a distiller.
+
+    Returns:
+        The student's state dict; empty if there is no student in it.
+    """
+    return {
+        key[len(STUDENT_PREFIX) :]: value
+        for key, value in weights.items()
+        if key.startswith(STUDENT_PREFIX)
+    }
 
 
 def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Path:
@@ -34,11 +51,7 @@ def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Pa
     out = Path(out or checkpoint.with_name(f'{checkpoint.stem}_student.pth'))
     loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
     weights = loaded.get('state_dict', loaded)
-    student = {
-        key[len(STUDENT_PREFIX) :]: value
-        for key, value in weights.items()
-        if key.startswith(STUDENT_PREFIX)
-    }
+    student = student_weights(weights)
     if not student:
         tops = sorted({key.split('.')[0] for key in weights})
         raise ValueError(

@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, Runner
 
 from .check import Stop, start
-from .extract import STUDENT_PREFIX
+from .extract import student_weights
 from .listing import some
 from .policy import find_temperatures
 from .reseed import seed_everything
@@ -114,12 +114,7 @@ def load_student(student: BaseModel, checkpoint: str | Path) -> None:
     """
     loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
     weights = loaded.get('state_dict', loaded)
-    inner = {
-        key[len(STUDENT_PREFIX) :]: value
-        for key, value in weights.items()
-        if key.startswith(STUDENT_PREFIX)
-    }
-    weights = inner or weights
+    weights = student_weights(weights) or weights
     own = {key: value.shape for key, value in student.state_dict().items()}
     found = {key: getattr(value, 'shape', None) for key, value in weights.items()}
     # A temperature in the student's own head is what is sought.

@@ -20,7 +20,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmengine.structures import InstanceData
 from mmengine.utils import import_modules_from_strings
 
-from .extract import STUDENT_PREFIX
+from .extract import student_weights
 from .logit_distill import build_detector
 from .report_boxes import mark, picture
 from .report_runs import RunRecord
@@ -139,11 +139,7 @@ def _load_student(run: RunRecord) -> BaseModel:
     model = build_detector(cfg.get('architecture', cfg))
     loaded = CheckpointLoader.load_checkpoint(str(run.checkpoint), map_location='cpu')
     weights = loaded.get('state_dict', loaded)
-    student = {
-        key[len(STUDENT_PREFIX) :]: value
-        for key, value in weights.items()
-        if key.startswith(STUDENT_PREFIX)
-    }
+    student = student_weights(weights)
     model.load_state_dict(student or weights)
     return model
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ctkd_mm.checkpoint import write_atomically
+from ctkd_mm.report_runs import training_minutes
 from ctkd_mm.run_log import read_config, read_metrics, read_scalars
 
 # As for the demo, all paths are those of a checkout that is the current folder.
@@ -114,15 +116,13 @@ def write_log(name: str, seed: int, run: dict, work_dir: Path) -> Path:
             for key in CURVES
             if any(key in line for line in lines)
         },
-        seconds=round(sum(line['time'] for line in lines) * lines[0]['step']),
+        seconds=round(60 * training_minutes(lines)),
         teacher=_teacher(cfg.model.get('teacher_ckpt')),
         packages=_versions(),
     )
     path = log_path(name, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    part.write_text(json.dumps(log, separators=(',', ':')) + '\n')
-    part.replace(path)
+    text = json.dumps(log, separators=(',', ':')) + '\n'
+    write_atomically(path, text.encode())
     return path
 
 
