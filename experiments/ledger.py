@@ -8,16 +8,18 @@ on from its last epoch when called again. A run takes about 3 minutes of a core.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Iterator
 
-from record import LOGS, load_runs, make_config, read_log, write_log
+from record import LOGS, final_tau, load_runs, make_config, read_log, write_log
 from results import rebuild
 
 from ctkd_mm.demo import WORK_DIR as DEMO_DIR
@@ -36,7 +38,7 @@ def missing(runs: dict[str, dict]) -> list[tuple[str, int]]:
     return [
         (name, seed)
         for seed, name in sorted(jobs, key=lambda job: job[0])
-        if read_log(name, seed, runs[name]) is None
+        if read_log(name, seed, runs) is None
     ]
 
 
@@ -55,12 +57,10 @@ class Training:
 
     def start(self, runs: dict[str, dict]) -> bool:
         """Start it, or go on; False while the run that gives its tau has no log."""
-        tau, source = None, self.run.get('tau_of')
-        if source:
-            log = read_log(source, self.seed, runs[source])
-            if log is None:
-                return False
-            tau = log['curves']['tau'][-1]
+        source = self.run.get('tau_of')
+        tau = final_tau(source, self.seed, runs) if source else None
+        if source and tau is None:
+            return False
         config = self.work_dir.with_suffix('.py')  # beside: MMEngine dumps inside
         text = make_config(self.run, self.seed, tau).pretty_text
         if not config.is_file() or config.read_text() != text:
@@ -103,35 +103,75 @@ class Training:
 def train(waiting: list[Training], runs: dict[str, dict], cores: int) -> bool:
     """Train runs, as many at a time as there are cores; print progress and ETA.
 
+    Args:
+        waiting: The runs to train.
+        runs: The entries of ``runs.py``.
+        cores: How many at a time.
+
     Returns:
         Whether all were trained.
     """
-    running, failed, total = [], 0, len(waiting)
-    begin, at_begin = time.time(), sum(t.share() for t in waiting)
-    next_report = begin + REPORT_SECONDS
-    while True:
-        for training in waiting[:]:
-            if len(running) < cores and training.start(runs):
-                running.append(training)
-                waiting.remove(training)
-        if not running:  # what waits takes its tau from a run that failed
-            return not failed
-        time.sleep(POLL_SECONDS)
-        for training in [t for t in running if t.process.poll() is not None]:
-            running.remove(training)
-            failed += not training.finish()
-        if time.time() > next_report:
-            next_report += REPORT_SECONDS
-            done = total - len(waiting) - len(running)
-            shares = [t.share() for t in [*running, *waiting]]
-            gained = done + sum(shares) - at_begin
-            left = len(shares) - sum(shares)
-            eta = (time.time() - begin) * left / max(gained, 1e-3)
-            print(
-                f'{done} of {total} runs done, eta {timedelta(seconds=round(eta))}; '
-                f'now {"; ".join(map(str, running))}',
-                flush=True,
-            )
+    running, failed, progress = [], 0, Progress(waiting)
+    try:
+        while True:
+            for training in waiting[:]:
+                if len(running) < cores and training.start(runs):
+                    running.append(training)
+                    waiting.remove(training)
+            if not running:  # what waits takes its tau from a run that failed
+                return not failed
+            time.sleep(POLL_SECONDS)
+            for training in [t for t in running if t.process.poll() is not None]:
+                running.remove(training)
+                failed += not training.finish()
+            progress.report(running, waiting)
+    finally:
+        for training in running:
+            training.process.terminate()
+
+
+class Progress:
+    """Prints how far the runs are, once in ``REPORT_SECONDS``.
+
+    Args:
+        trainings: All of the runs, none of them started.
+    """
+
+    def __init__(self, trainings: list[Training]) -> None:
+        self.total, self.begin = len(trainings), time.time()
+        self.at_begin = sum(t.share() for t in trainings)
+        self.next_report = self.begin + REPORT_SECONDS
+
+    def report(self, running: list[Training], waiting: list[Training]) -> None:
+        """Print a line with the ETA, if it is time to."""
+        if time.time() < self.next_report:
+            return
+        self.next_report += REPORT_SECONDS
+        shares = [t.share() for t in [*running, *waiting]]
+        done, left = self.total - len(shares), len(shares) - sum(shares)
+        gained = done + sum(shares) - self.at_begin
+        eta = (time.time() - self.begin) * left / max(gained, 1e-3)
+        print(
+            f'{done} of {self.total} runs done, eta {timedelta(seconds=round(eta))}; '
+            f'now {"; ".join(map(str, running))}',
+            flush=True,
+        )
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold the lock on ``WORK_DIR``: two ledgers would train into the same folders.
+
+    Raises:
+        SystemExit: If another process holds it.
+    """
+    WORK_DIR.mkdir(parents=True, exist_ok=True)
+    with (WORK_DIR / 'lock').open('w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f'another process trains in {WORK_DIR}: wait until it has ended')
+        yield
 
 
 def main() -> None:
@@ -140,10 +180,13 @@ def main() -> None:
     waiting = [Training(*job, runs[job[0]]) for job in missing(runs)]
     print(f'{len(waiting)} runs have no log in {LOGS}', flush=True)
     if waiting:
-        make_demo_data(DEMO_DIR / 'data')
-        run_training('teacher', DEMO_DIR)
-        if not train(waiting, runs, len(os.sched_getaffinity(0))):
-            sys.exit('some runs failed: call again when their cause is gone')
+        with alone():
+            make_demo_data(DEMO_DIR / 'data')
+            teacher = run_training('teacher', DEMO_DIR).parent
+            if not read_metrics(teacher):
+                sys.exit(f'{teacher} was stopped before its validation: remove it')
+            if not train(waiting, runs, len(os.sched_getaffinity(0))):
+                sys.exit('some runs failed: call again when their cause is gone')
     rebuild()
 
 

@@ -38,20 +38,31 @@ def log_path(name: str, seed: int) -> Path:
     return LOGS / name / f'seed{seed}.json'
 
 
-def read_log(name: str, seed: int, run: dict) -> dict | None:
+def read_log(name: str, seed: int, runs: dict[str, dict]) -> dict | None:
     """Read a run's compact log.
 
     Args:
         name: The run's name.
         seed: Its seed.
-        run: Its entry in ``runs.py``.
+        runs: The entries of ``runs.py``.
 
     Returns:
-        The log; None if there is none, or if it is of another entry.
+        The log; None if there is none, if it is of another entry, or if it is a
+        control's and not of the tau that the log of its source ends with.
     """
-    path = log_path(name, seed)
+    path, source = log_path(name, seed), runs[name].get('tau_of')
     log = json.loads(path.read_text()) if path.is_file() else None
-    return log if log and log['run'] == _definition(run) else None
+    if log is None or log['run'] != _definition(runs[name]):
+        return None
+    if source and log['loss_kd']['tau'] != final_tau(source, seed, runs):
+        return None
+    return log
+
+
+def final_tau(name: str, seed: int, runs: dict[str, dict]) -> float | None:
+    """Read which tau a run ended with; None if it has no log, see :func:`read_log`."""
+    log = read_log(name, seed, runs)
+    return log and log['curves']['tau'][-1]
 
 
 def make_config(run: dict, seed: int, tau: float | None = None) -> Config:
@@ -67,16 +78,22 @@ def make_config(run: dict, seed: int, tau: float | None = None) -> Config:
     """
     cfg = Config.fromfile(PAIR if run['method'] else STUDENT)
     if run['method']:
-        method = Config.fromfile(METHODS / f'{run["method"]}.py')
-        method.merge_from_dict(run.get('changes', {}))
-        if tau is not None:
-            method.loss_kd.tau = tau
+        method = make_method(run, tau)
         cfg.model.loss_kd = method.loss_kd
         cfg.custom_hooks = method.get('custom_hooks', [])
         if 'paramwise_cfg' in method:
             cfg.optim_wrapper.paramwise_cfg = method.paramwise_cfg
     cfg.randomness.seed = seed
     return cfg
+
+
+def make_method(run: dict, tau: float | None = None) -> Config:
+    """Make the method config of a run that distils; see :func:`make_config`."""
+    method = Config.fromfile(METHODS / f'{run["method"]}.py')
+    method.merge_from_dict(run.get('changes', {}))
+    if tau is not None:
+        method.loss_kd.tau = tau
+    return method
 
 
 def find_temperature(loss_kd: dict) -> dict | None:

@@ -29,12 +29,12 @@ def load_logs(runs: dict[str, dict]) -> dict[str, list[dict]]:
     """
     logs = {}
     for name, run in runs.items():
-        logs[name] = [read_log(name, seed, run) for seed in run['seeds']]
+        logs[name] = [read_log(name, seed, runs) for seed in run['seeds']]
         for seed, log in zip(run['seeds'], logs[name]):
             if log is None:
                 raise FileNotFoundError(
-                    f'{log_path(name, seed)} is missing, or the log '
-                    'of another entry in experiments/runs.py: run `make ledger`'
+                    f'{log_path(name, seed)} is missing, or of another '
+                    'entry in experiments/runs.py or another tau: run `make ledger`'
                 )
     return logs
 

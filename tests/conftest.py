@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,6 +181,15 @@ def demo_cfg(
     # MMEngine keeps one visualizer a name for the whole process.
     cfg.visualizer.name = str(tmp_path)
     return cfg
+
+
+@pytest.fixture
+def pinned_matplotlib(root: Path) -> None:
+    """Skip where pictures would have other bytes than those in the repository."""
+    matplotlib = pytest.importorskip('matplotlib')
+    pin = re.search(r'matplotlib==(\S+)', (root / 'Makefile').read_text()).group(1)
+    if matplotlib.__version__ != pin:
+        pytest.skip(f'the bytes are those of matplotlib {pin}')
 
 
 @pytest.fixture

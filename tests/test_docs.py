@@ -105,11 +105,8 @@ def test_links_out_of_the_documentation_become_paths_on_the_site(script):
     assert rewrite(kept) == kept
 
 
+@pytest.mark.usefixtures('pinned_matplotlib')
 def test_the_figure_of_the_step_is_what_its_script_draws(root, script, tmp_path):
-    matplotlib = pytest.importorskip('matplotlib')
-    pin = re.search(r'matplotlib==(\S+)', (root / 'Makefile').read_text()).group(1)
-    if matplotlib.__version__ != pin:
-        pytest.skip(f'the bytes are those of matplotlib {pin}')
     drawn = script('step_figure').write(tmp_path / 'step.svg')
     assert drawn.read_bytes() == (root / 'docs' / 'step.svg').read_bytes()
 

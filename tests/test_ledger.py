@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,17 +73,46 @@ def test_a_run_is_the_demos_config_with_its_method_seed_and_changes(experiments)
 
 def test_a_log_of_another_entry_does_not_count(experiments, copied_logs):
     record = experiments('record')
-    run = record.load_runs()['kd-t2']
-    assert record.read_log('kd-t2', 0, run)
-    run['changes'].loss_kd.tau = 3
-    assert record.read_log('kd-t2', 0, run) is None
+    runs = record.load_runs()
+    assert record.read_log('kd-t2', 0, runs)
+    runs['kd-t2']['changes'].loss_kd.tau = 3
+    assert record.read_log('kd-t2', 0, runs) is None
 
 
-def test_the_page_and_its_pictures_are_what_the_logs_say(experiments, root, tmp_path):
+def test_a_controls_log_counts_only_with_the_tau_its_source_ended_with(
+    experiments, copied_logs
+):
+    record = experiments('record')
+    runs, source = record.load_runs(), copied_logs / 'ctkd' / 'seed0.json'
+    assert record.read_log('control-ctkd', 0, runs)
+    log = json.loads(source.read_text())
+    log['curves']['tau'][-1] += 0.1
+    source.write_text(json.dumps(log))
+    assert record.read_log('control-ctkd', 0, runs) is None
+    source.unlink()
+    assert record.read_log('control-ctkd', 0, runs) is None
+
+
+def test_every_log_is_of_the_loss_that_its_config_has_now(experiments):
+    record = experiments('record')
+    runs = record.load_runs()
+    for name, run in runs.items():
+        tau = run.get('tau_of') and record.final_tau(run['tau_of'], 0, runs)
+        loss = record.make_method(run, tau).loss_kd if run['method'] else None
+        assert record.read_log(name, 0, runs)['loss_kd'] == loss, name
+
+
+def test_the_page_is_what_the_logs_say(experiments, root):
+    runs, results = experiments('record').load_runs(), experiments('results')
+    page = experiments('page').write_page(runs, results.load_logs(runs))
+    assert page == (root / 'docs' / 'results.md').read_text()
+
+
+@pytest.mark.usefixtures('pinned_matplotlib')
+def test_rebuilding_changes_no_byte(experiments, root, tmp_path):
     experiments('results').rebuild(tmp_path)
-    for path in sorted(tmp_path.glob('results*')):
-        assert path.read_bytes() == (root / 'docs' / path.name).read_bytes(), path.name
-    assert len(list(tmp_path.glob('results*'))) == 3
+    for name in ('results.md', 'results_map.svg', 'results_tau.svg'):
+        assert (tmp_path / name).read_bytes() == (root / 'docs' / name).read_bytes()
 
 
 def test_a_figure_without_its_log_is_refused(experiments, copied_logs, tmp_path):
@@ -116,8 +148,8 @@ def test_what_is_missing_is_trained_and_a_control_follows_its_source(
     monkeypatch.setattr(ledger, 'load_runs', lambda: runs)
     monkeypatch.setattr(ledger, 'make_demo_data', demo.make_demo_data)
     ledger.main()
-    log = record.read_log('ctkd', 1, runs['ctkd'])
-    control = record.read_log('control', 1, runs['control'])
+    log = record.read_log('ctkd', 1, runs)
+    control = record.read_log('control', 1, runs)
     assert control['loss_kd']['tau'] == log['curves']['tau'][-1] > 1
     assert control['seed'] == 1 and control['metrics'].keys() >= {'bbox_mAP'}
     assert '2 runs have no log' in capsys.readouterr().out
@@ -140,6 +172,38 @@ def test_what_is_left_of_another_entry_is_not_continued(
     kept.parent.with_suffix('.py').unlink()
     ledger.Training('kd', 0, run).start({'kd': run})
     assert not kept.is_file()
+
+
+def test_a_second_ledger_does_not_train_into_the_same_folders(
+    experiments, monkeypatch, tmp_path
+):
+    ledger = experiments('ledger')
+    monkeypatch.setattr(ledger, 'WORK_DIR', tmp_path / 'ledger')
+    with ledger.alone():
+        with pytest.raises(SystemExit, match='another process trains in'):
+            with ledger.alone():
+                pass
+    with ledger.alone():
+        pass
+
+
+def test_no_training_outlives_the_ledger(experiments, monkeypatch):
+    ledger = experiments('ledger')
+
+    class Endless(ledger.Training):
+        def start(self, runs):
+            self.process = subprocess.Popen(['sleep', '60'])
+            return True
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ledger, 'POLL_SECONDS', 0)
+    monkeypatch.setattr(ledger.Progress, 'report', interrupt)
+    trainings = [Endless('kd', seed, {}) for seed in (0, 1)]
+    with pytest.raises(KeyboardInterrupt):
+        ledger.train(trainings[:], {}, cores=2)
+    assert [t.process.wait(10) for t in trainings] == [-signal.SIGTERM] * 2
 
 
 @pytest.mark.slow
