@@ -55,12 +55,12 @@ def check(argv: Argv = None) -> None:
     Raises:
         SystemExit: With status 1 and the reason, if a training would be refused.
     """
+    parser = _config_parser('Start a training, stop before its first iteration')
+    args = parser.parse_args(argv)
     _stack.require_openmmlab()
     from .check import check
     from .explain import explain
 
-    parser = _config_parser('Start a training, stop before its first iteration')
-    args = parser.parse_args(argv)
     cfg = _read_config(args)
     try:
         report = check(cfg)
@@ -153,7 +153,9 @@ def coco_subset(argv: Argv = None) -> None:
     parser.add_argument('ann_file', help='COCO annotations of the whole set')
     parser.add_argument('--images', type=int, required=True, help='how many to keep')
     parser.add_argument('-o', '--out', required=True, help='the file to write')
-    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    parser.add_argument(
+        '--seed', type=int, default=0, help='of the choice; default: %(default)s'
+    )
     args = parser.parse_args(argv)
     try:
         print('\n'.join(coco_subset(**vars(args))))
@@ -169,7 +171,9 @@ def plot_curriculum(argv: Argv = None) -> None:
         description="Draw tau and lambda over training from MMEngine's JSON log"
     )
     parser.add_argument('runs', nargs='+', help='work directories or scalars.json')
-    parser.add_argument('--out', default='curriculum.png', help='path of the PNG')
+    parser.add_argument(
+        '--out', default='curriculum.png', help='the PNG to write; default: %(default)s'
+    )
     args = parser.parse_args(argv)
     print(plot_curriculum(args.runs, args.out))
 
@@ -218,17 +222,26 @@ def suggest_temperature(argv: Argv = None) -> None:
     Raises:
         SystemExit: With status 1 and the reason, if there is nothing to suggest.
     """
+    parser = _config_parser(
+        "Suggest tau_init, tau_range and tau_start from the logits of a config's pair"
+    )
+    parser.add_argument(
+        '--images',
+        type=int,
+        default=16,
+        help='how many of the training images to look at; default: %(default)s',
+    )
+    parser.add_argument(
+        '--student', help="checkpoint of the student's; default: as the config starts"
+    )
+    parser.add_argument(
+        '--out', default='tau_curve.png', help='the PNG to write; default: %(default)s'
+    )
+    args = parser.parse_args(argv)
     _stack.require_openmmlab()
     from .explain import explain
     from .suggest import suggest_temperature
 
-    parser = _config_parser(
-        "Suggest tau_init, tau_range and tau_start from the logits of a config's pair"
-    )
-    parser.add_argument('--images', type=int, default=16, help='default: %(default)s')
-    parser.add_argument('--student', help='checkpoint; default: as initialised')
-    parser.add_argument('--out', default='tau_curve.png', help='path of the PNG')
-    args = parser.parse_args(argv)
     cfg = _read_config(args)
     try:
         report = suggest_temperature(cfg, args.images, args.student, args.out)
@@ -246,16 +259,18 @@ def report(argv: Argv = None) -> None:
     Raises:
         SystemExit: With status 1 and the reason, if a folder holds no run.
     """
-    _stack.require_openmmlab()
-    from .report import write_report
-
     parser = argparse.ArgumentParser(
         description='Write one HTML page that compares runs',
         epilog='Relative paths in the configs of the runs count from this folder.',
     )
     parser.add_argument('runs', nargs='+', help='work directories')
-    parser.add_argument('--out', default='report.html', help='default: %(default)s')
+    parser.add_argument(
+        '--out', default='report.html', help='the page to write; default: %(default)s'
+    )
     args = parser.parse_args(argv)
+    _stack.require_openmmlab()
+    from .report import write_report
+
     try:
         print(write_report(args.runs, args.out))
     except FileNotFoundError as error:
@@ -276,8 +291,15 @@ def _config_parser(description: str) -> argparse.ArgumentParser:
     from mmengine.config import DictAction
 
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser.add_argument('config', help='what tools/train.py would be given')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='changes to it, for example model.loss_kd.temperature.tau_start=3',
+    )
     return parser
 
 
@@ -288,7 +310,13 @@ def _read_config(args: argparse.Namespace) -> Config:
         cfg = Config.fromfile(args.config)
         cfg.merge_from_dict(args.cfg_options)
     except Exception as error:
-        sys.exit(f'{args.config} is no config. {type(error).__name__}: {error}')
+        hint = (
+            '. Two files in _base_ set the same key: keep one of them there, and set '
+            'what you want of the other in the config itself'
+            if 'Duplicate key' in str(error)
+            else ''
+        )
+        sys.exit(f'{args.config} is no config. {type(error).__name__}: {error}{hint}')
     return cfg
 
 

@@ -214,3 +214,12 @@ def test_make_demo_data_and_plot_curriculum(root, trained, tmp_path):
 def test_train_in_mixed_precision(root, options, tmp_path):
     run(root, 'tools/train.py', CTKD, '--amp', '--work-dir', tmp_path, options=options)
     assert all(line['distill.loss_kd'] > 0 for line in read_scalars(tmp_path))
+
+
+def test_two_bases_with_the_same_key_are_named_with_what_to_do(tmp_path):
+    for name in ('a', 'b'):
+        (tmp_path / f'{name}.py').write_text('model = dict(type="FasterRCNN")')
+    config = tmp_path / 'config.py'
+    config.write_text('_base_ = ["a.py", "b.py"]')
+    with pytest.raises(SystemExit, match='Two files in _base_ set the same key: keep'):
+        cli.check([str(config)])

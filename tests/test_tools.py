@@ -84,26 +84,36 @@ def test_slurm_train_asks_for_no_gpu_where_told(launched):
     assert '--ntasks=2' in words
 
 
+def run_script(script: str, *args: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ['bash', f'tools/{script}', *args], cwd=ROOT, capture_output=True, text=True
+    )
+
+
 @pytest.mark.parametrize(
     ('script', 'too_few'),
     [
         ('dist_train.sh', ['c.py']),
         ('dist_test.sh', ['c.py', 'w.pth']),
         ('slurm_train.sh', ['p', 'j', 'c.py']),
-        ('slurm_test.sh', ['p', 'j', 'c.py']),
-        ('slurm_preemptible.sbatch', ['c.py']),
+        ('slurm_test.sh', []),
     ],
 )
-def test_a_missing_argument_refers_to_the_usage(script, too_few):
-    done = subprocess.run(
-        ['bash', f'tools/{script}', *too_few],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def test_a_launcher_shows_its_usage_when_asked_or_called_with_too_few_arguments(
+    script, too_few
+):
+    failed, helped = run_script(script, *too_few), run_script(script, '--help')
+    assert (failed.returncode, helped.returncode) == (1, 0)
+    assert failed.stdout == helped.stderr == ''
+    assert failed.stderr == helped.stdout
+    assert helped.stdout.startswith(f'Usage: tools/{script} ')
+    assert helped.stdout.count('\n') == 3
+
+
+def test_a_missing_argument_of_the_sbatch_script_refers_to_its_usage():
+    done = run_script('slurm_preemptible.sbatch', 'c.py')
     assert done.returncode != 0
-    assert 'see the usage at the top of this script' in done.stdout
+    assert 'see the usage at the top of this script' in done.stderr
 
 
 def test_slurm_test_takes_extra_srun_arguments(launched):

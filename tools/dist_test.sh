@@ -3,4 +3,5 @@
 # Several nodes: NNODES, NODE_RANK, MASTER_ADDR, PORT as MMDetection's.
 # On hosts without a GPU, GPUS is the number of processes.
 . "$(dirname "$0")/launch.sh"
-dist "${3:?see the usage at the top of this script}" test.py "$1" "$2" "${@:4}"
+want 3 "$@"
+dist "$3" test.py "$1" "$2" "${@:4}"

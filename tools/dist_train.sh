@@ -3,4 +3,5 @@
 # Several nodes: NNODES, NODE_RANK, MASTER_ADDR, PORT as MMDetection's.
 # On hosts without a GPU, GPUS is the number of processes.
 . "$(dirname "$0")/launch.sh"
-dist "${2:?see the usage at the top of this script}" train.py "$1" "${@:3}"
+want 2 "$@"
+dist "$2" train.py "$1" "${@:3}"

@@ -4,6 +4,13 @@ set -euo pipefail
 tools=$(dirname "${BASH_SOURCE[0]}")
 export PYTHONPATH="$tools/..:${PYTHONPATH:-}"
 
+want() { # NUMBER ARGUMENTS...: with fewer, or --help, show the top of the script
+    local status=1
+    case ${2-} in -h | --help) status=0 ;; *) [ $# -le "$1" ] || return 0 ;; esac
+    sed -n '2,/^[^#]/s/^# //p' "$0" >&$((1 + status))
+    exit "$status"
+}
+
 dist() { # PROCESSES TOOL ARGUMENTS...
     exec python -m torch.distributed.run \
         --nnodes="${NNODES:-1}" \

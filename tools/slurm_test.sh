@@ -3,5 +3,5 @@
 # GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS as MMDetection's; GRES=none on
 # clusters without GPUs, where GPUS and GPUS_PER_NODE are numbers of processes.
 . "$(dirname "$0")/launch.sh"
-: "${4:?see the usage at the top of this script}"
+want 4 "$@"
 slurm "$1" "$2" test.py "$3" "$4" "${@:5}"
