@@ -42,8 +42,9 @@ export CUDA_VISIBLE_DEVICES :=
 
 PY := $(VENV)/bin/python
 
-.PHONY: help demo ledger bench test lint docs clean
+.PHONY: help env demo ledger bench test lint docs clean
 help:
+	@echo 'make env    make the environment, $(VENV)'
 	@echo 'make demo   train teacher, student and distilled student on digits; print mAP'
 	@echo 'make ledger train the runs of experiments/ that have no log, rebuild docs/results.md'
 	@echo 'make bench  measure speed and memory, short form: under 10 minutes on 2 cores'
@@ -51,8 +52,10 @@ help:
 	@echo 'make lint   check style with ruff'
 	@echo 'make docs   build the guide in work_dirs/site'
 	@echo 'make clean  remove the environments and work_dirs (cached mmcv wheels stay)'
-	@echo 'all but clean make $(VENV) first where it is missing or out of date.'
+	@echo 'all but clean begin with make env, where $(VENV) is missing or out of date.'
 	@echo 'STACK=onedl: with the maintained forks. STACK=classification: mmpretrain too.'
+
+env: $(VENV)/.ready
 
 demo: $(VENV)/.ready
 	$(PY) tools/demo.py

@@ -108,4 +108,4 @@ fi
 pip install -qq --no-deps --no-build-isolation -e .
 pip check
 "$py" -c 'import mmcv.ops, mmdet'
-say 'done'
+say "done. To use it: . $VENV/bin/activate"

@@ -14,3 +14,4 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10),
 )
+auto_scale_lr = dict(enable=False, base_batch_size=8)  # for --auto-scale-lr
