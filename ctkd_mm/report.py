@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from .doctor import Finding, diagnose_run
-from .report_boxes import IOU_THR, SCORE_THR
+from .report_boxes import FONTS, IOU_THR, SCORE_THR, place_texts
 from .report_detections import ValSet, evaluate_runs
 from .report_figures import COLORS, draw_figures
 from .report_runs import RunRecord, config_differences, read_runs, training_minutes
-from .run_log import PathLike
+from .run_log import PathLike, short_path
 
 TEMPLATE = Path(__file__).with_name('report.html')
 
@@ -26,8 +26,8 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
     validation set; where that cannot be done, the page says why.
 
     Args:
-        runs: Work directories. Relative paths in their configs count from the current
-            folder, as in training.
+        runs: Work directories; one given again counts once. Relative paths in their
+            configs count from the current folder, as in training.
         out: Path of the page.
 
     Returns:
@@ -43,7 +43,7 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
     keys = list(dict.fromkeys(key for run in records for key in run.environment))
     # Escaping: configs and class names may hold any text.
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters['score'] = _score
+    environment.filters.update(score=_score, place_texts=place_texts)
     page = environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(
         runs=[_row(run, sets) for run in records],
         colors={r.name: COLORS[i % len(COLORS)] for i, r in enumerate(records)},
@@ -53,6 +53,7 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
         reasons=reasons,
         score_thr=SCORE_THR,
         iou_thr=IOU_THR,
+        fonts=FONTS,
         differences=config_differences(records),
         environment={k: [r.environment.get(k, '–') for r in records] for k in keys},
         versions=_versions(),
@@ -82,7 +83,7 @@ def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
         iterations=run.scalars[-1]['step'] if run.scalars else 0,
         seed=run.seed,
         method=run.method,
-        teacher=run.teacher,
+        teacher=run.teacher and short_path(run.teacher),
         checkpoint=run.checkpoint and run.checkpoint.name,
     )
 

@@ -1,10 +1,12 @@
-"""Pictures for the report, and boxes to lay over them."""
+"""Pictures for the report, boxes to lay over them, and where their texts stand."""
 
 from __future__ import annotations
 
 import base64
+from itertools import product
 from pathlib import Path
 from typing import Sequence
+from unicodedata import east_asian_width
 
 import cv2
 import torch
@@ -13,6 +15,8 @@ from mmengine.structures import InstanceData
 SCORE_THR = 0.3
 IOU_THR = 0.5
 LONG_SIDE = 480  # pixels of a picture in the page
+FONTS = 20  # a picture is as wide as the font is high this many times
+LETTER = 0.65  # heights of the font: the mean width of a bold letter or digit
 
 
 def picture(info: dict, classes: Sequence[str]) -> dict:
@@ -87,6 +91,42 @@ def mark(
         kind = 'hit' if hit else 'miss'
         boxes.append(_box(found.bboxes[i].tolist(), label, text, kind))
     return boxes
+
+
+def place_texts(boxes: Sequence[dict], width: float, height: float) -> list[dict]:
+    """Find a place for the text of each box where it covers no other text.
+
+    In the order of the boxes, a text takes the first free place of those above, below
+    and inside its box, moved into the picture. Where none is free, it is left out.
+
+    Args:
+        boxes: From :func:`mark` or :func:`picture`.
+        width: Of the picture, in the units of the boxes' corners; the font is
+            ``width / FONTS`` high.
+        height: Of the picture.
+
+    Returns:
+        For each text that has a place ``text``, ``kind``, and ``x`` and ``y``, the
+        left end of its baseline.
+    """
+    size, taken, placed = width / FONTS, [], []
+    for box in boxes:
+        x1, y1, x2, y2 = box['corners']
+        letters = (1 if east_asian_width(c) in 'FW' else LETTER for c in box['text'])
+        length = size * sum(letters)
+        tops, lefts = (y1 - size, y2, y1, y2 - size), (x1, x2 - length)
+        for top, left in product(tops, lefts):
+            x = max(0, min(left, width - length))
+            y = max(0, min(top, height - size))
+            if all(
+                x >= right or left >= x + length or abs(y - other) >= size
+                for left, right, other in taken
+            ):
+                taken.append((x, x + length, y))
+                at = dict(x=round(x, 1), y=round(y + 0.85 * size, 1))
+                placed.append(dict(text=box['text'], kind=box['kind'], **at))
+                break
+    return placed
 
 
 def _box(corners: Sequence[float], label: int, text: str, kind: str) -> dict:

@@ -24,6 +24,7 @@ from .extract import student_weights
 from .logit_distill import build_detector
 from .report_boxes import mark, picture
 from .report_runs import RunRecord
+from .run_log import short_path
 from .teacher import load_teacher, weights_sha256
 
 PICTURES = 4
@@ -72,7 +73,8 @@ class ValSet:
             raise ValueError('its config has no val_dataloader')
         loader = Runner.build_dataloader(copy.deepcopy(config.val_dataloader), seed=0)
         self.loader, dataset = loader, loader.dataset
-        self.label = getattr(dataset, 'ann_file', type(dataset).__name__)
+        ann_file = getattr(dataset, 'ann_file', None)
+        self.label = short_path(ann_file) if ann_file else type(dataset).__name__
         self.size, self.classes = len(dataset), dataset.metainfo['classes']
         infos = [dataset.get_data_info(i) for i in range(self.size)]
         self.contents = [
@@ -97,6 +99,8 @@ def evaluate_runs(runs: Sequence[RunRecord]) -> tuple[list[ValSet], dict[str, st
         The validation sets, one for all runs on the same images with the same
         annotations; and why something could not be evaluated, by what it is.
     """
+    # Else each checkpoint is logged, and COCO's tables.
+    MMLogger.get_instance('report', log_level='WARNING')
     sets: list[ValSet] = []
     reasons: dict[str, str] = {}
     for load, role in ((_load_teacher, 'the teacher of '), (_load_student, '')):
@@ -132,7 +136,10 @@ def _load_teacher(run: RunRecord) -> BaseModel | None:
 
 def _load_student(run: RunRecord) -> BaseModel:
     if run.checkpoint is None:
-        raise FileNotFoundError(f'{run.path} holds no checkpoint (*.pth)')
+        raise FileNotFoundError(
+            f'{run.path} holds no checkpoint: neither best_*.pth nor the one that '
+            'last_checkpoint names'
+        )
     cfg = copy.deepcopy(run.config.model)
     if 'architecture' not in cfg and 'teacher_ckpt' in cfg:
         cfg.teacher_ckpt = None  # MMDetection's own distillation: evaluated without
@@ -158,7 +165,6 @@ def _detector(val_set: ValSet, run: RunRecord, model: BaseModel, role: str) -> D
     weights = weights_sha256(model)
     if weights not in val_set.detectors:
         print(f'evaluating {role}{run.name} on {val_set.size} images', flush=True)
-        MMLogger.get_instance('report', log_level='WARNING')  # else COCO's tables
         with redirect_stdout(io.StringIO()):
             val_set.detectors[weights] = evaluate(
                 val_set, run.config.val_evaluator, model

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import io
 import math
 import os
 import re
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Sequence
@@ -13,7 +15,7 @@ from typing import Any, Iterator, Sequence
 from mmengine.config import Config
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from .run_log import PathLike, read_config, read_metrics, read_scalars, run_name
+from .run_log import LOG, PathLike, read_config, read_metrics, read_scalars, run_name
 
 # Of the environment that MMEngine logs, what may explain a difference.
 ENVIRONMENT = re.compile(
@@ -77,7 +79,7 @@ def read_runs(paths: Sequence[PathLike]) -> list[RunRecord]:
     """Read runs to compare.
 
     Args:
-        paths: Work directories.
+        paths: Work directories; one given again counts once.
 
     Returns:
         A record for each, in that order; runs whose folders have the same name are
@@ -86,11 +88,12 @@ def read_runs(paths: Sequence[PathLike]) -> list[RunRecord]:
     Raises:
         FileNotFoundError: If a folder has no JSON log or no config of a run.
     """
-    names = [run_name(path) for path in paths]
+    folders = {str(Path(path).resolve()): Path(path) for path in paths}
+    names = [run_name(path) for path in folders]
     if len(set(names)) < len(names):
-        full = [str(Path(path).resolve()) for path in paths]
-        names = [os.path.relpath(path, os.path.commonpath(full)) for path in full]
-    return [_read_run(name, Path(path)) for name, path in zip(names, paths)]
+        shared = os.path.commonpath(folders)
+        names = [os.path.relpath(path, shared) for path in folders]
+    return [_read_run(name, path) for name, path in zip(names, folders.values())]
 
 
 def training_minutes(lines: Sequence[dict[str, float]]) -> float:
@@ -129,7 +132,7 @@ def _read_run(name: str, path: Path) -> RunRecord:
         raise FileNotFoundError(f'{path} is no folder: expected a work directory')
     scalars = read_scalars(path)  # says what is missing
     # A test in the same folder has no scalars.
-    start = sorted(path.glob('*/vis_data/scalars.json'))[-1].parents[1]
+    start = sorted(path.glob(LOG))[-1].parents[1]
     logs = sorted(start.glob('*.log'))
     log = logs[0].read_text(errors='replace') if logs else ''
     return RunRecord(
@@ -146,7 +149,8 @@ def _read_run(name: str, path: Path) -> RunRecord:
 
 def _checkpoint(run: Path) -> Path | None:
     best = sorted(run.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
-    last = Path(find_latest_checkpoint(str(run)) or '')
+    with redirect_stdout(io.StringIO()):  # it prints where it finds none
+        last = Path(find_latest_checkpoint(str(run)) or '')
     # last_checkpoint holds a full path, but the folder may have been moved since.
     for path in (*best[::-1], run / last.name, last):
         if path.is_file():

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Iterable, Union
 
 from mmengine.config import Config
 
+from .listing import some
+
 PathLike = Union[str, Path]
+LOG = '*/vis_data/scalars.json'  # below a work directory
 
 
 def read_scalars(run: PathLike) -> list[dict[str, float]]:
@@ -71,15 +75,41 @@ def run_name(run: PathLike) -> str:
     return run.parents[2].name if run.is_file() else run.name
 
 
+def short_path(path: PathLike) -> str:
+    """Write a path for a reader.
+
+    Args:
+        path: A path, or a URL.
+
+    Returns:
+        The path without detours, from the current folder on where it is below that;
+        a URL as it is.
+    """
+    if '://' in str(path):
+        return str(path)
+    full = Path(os.path.abspath(path))
+    below = Path.cwd() in full.parents
+    return str(full.relative_to(Path.cwd())) if below else os.path.normpath(path)
+
+
 def _logs(run: PathLike) -> list[Path]:
     run = Path(run)
-    logs = [run] if run.is_file() else sorted(run.glob('*/vis_data/scalars.json'))
+    logs = [run] if run.is_file() else sorted(run.glob(LOG))
     if not logs:
+        near = some(map(short_path, _runs_near(run)), shown=5)
         raise FileNotFoundError(
             f'{run} has no JSON log: expected a work directory with '
             '<timestamp>/vis_data/scalars.json, or such a file'
+            + (f'. Did you mean {near}?' if near else '')
         )
     return logs
+
+
+def _runs_near(folder: Path) -> list[Path]:
+    """Work directories with a log, up to two folders above or below."""
+    above = [up for up in list(folder.resolve().parents)[:2] if any(up.glob(LOG))]
+    below = {log.parents[2] for n in (1, 2) for log in folder.glob('*/' * n + LOG)}
+    return above + sorted(below)
 
 
 def _lines(run: PathLike) -> list[dict[str, float]]:

@@ -13,7 +13,6 @@ from report_run import START, STUDENT, demo_config, make_pair
 from run_logs import train_line, write_log
 
 from ctkd_mm.report import write_report
-from ctkd_mm.report_boxes import mark
 from ctkd_mm.report_detections import ValSet, evaluate, evaluate_runs
 from ctkd_mm.report_figures import draw_figures
 from ctkd_mm.report_runs import config_differences, read_runs, training_minutes
@@ -64,6 +63,19 @@ def test_the_best_checkpoint_comes_first_and_a_moved_run_finds_its_last(student_
     assert read_runs([student_run])[0].checkpoint == best
 
 
+def test_without_a_last_checkpoint_nothing_is_printed(student_run, capsys):
+    (student_run / 'last_checkpoint').unlink()
+    assert read_runs([student_run])[0].checkpoint is None
+    assert capsys.readouterr().out == ''
+
+
+def test_a_folder_given_twice_is_one_run(pair, tmp_path):
+    link = tmp_path / 'link'
+    link.symlink_to(pair[1])
+    again = [pair[1], pair[0], pair[0] / '..' / 'student', link]
+    assert [run.name for run in read_runs(again)] == ['student', 'teacher']
+
+
 def test_method_and_teacher_are_those_of_the_config(pair):
     teacher, student, ctkd = read_runs(pair)
     assert ctkd.method == 'CTKDLoss (GlobalTemperature)'
@@ -108,35 +120,6 @@ def test_a_figure_shows_what_was_logged_and_none_what_was_not(pair):
         'Curriculum lambda',
     ]
     assert len(draw_figures(read_runs(pair[:1]))) == 2
-
-
-def test_detections_are_hits_once_an_object_by_class_and_overlap():
-    truth = [
-        dict(corners=(0, 0, 10, 10), label=0),
-        dict(corners=(20, 0, 30, 10), label=1),
-    ]
-    rows = [  # corners, score, label, what it is
-        ((0, 0, 10, 10), 0.6, 0, None),  # found already, by the next
-        ((0, 0, 10, 6), 0.9, 0, 'hit'),  # IoU 0.6
-        ((20, 0, 30, 10), 0.8, 0, 'miss'),  # of another class
-        ((20, 0, 24, 10), 0.7, 1, 'miss'),  # IoU 0.4
-        ((20, 0, 30, 10), 0.29, 1, 'below the threshold'),
-    ]
-    corners, scores, labels, _ = zip(*rows)
-    found = InstanceData(
-        bboxes=torch.tensor(corners).float(),
-        scores=torch.tensor(scores),
-        labels=torch.tensor(labels),
-    )
-    boxes = mark(found, truth, ['cat', 'dog'])
-    assert [(box['text'], box['kind']) for box in boxes] == [
-        ('cat 0.90', 'hit'),
-        ('cat 0.80', 'miss'),
-        ('dog 0.70', 'miss'),
-        ('cat 0.60', 'miss'),
-    ]
-    assert boxes[1]['corners'] == (20, 0, 30, 10)
-    assert [box['kind'] for box in mark(found, [], ['cat', 'dog'])] == ['miss'] * 4
 
 
 class HalfOracle(BaseModel):
@@ -198,10 +181,24 @@ def test_the_page_holds_every_fact_and_needs_no_other_file(page):
     ):
         assert text in page, text
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len([source for source in sources if source.startswith('data:')]) == 12
+    pictures = [source for source in sources if source.startswith('data:')]
+    assert len(pictures) == len(set(pictures)) == 4
+    for i in range(4):
+        # Once as the picture with the ground truth, and below two detectors' boxes.
+        assert page.count(f'<image id="picture-1-{i}"') == 1
+        assert page.count(f'<use href="#picture-1-{i}"') == 2
     assert all(source.startswith(('data:', '#')) for source in sources)
     assert 'url(http' not in page and '@import' not in page
     assert len(page) < 1_000_000
+
+
+def test_the_teachers_path_is_shown_without_detours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = write_log(tmp_path / 'ctkd', START, [train_line(10)])
+    model = "dict(teacher_ckpt='runs/../runs/teacher/epoch_1.pth')"
+    log.with_name('config.py').write_text(f'model = {model}\n')
+    page = write_report(['ctkd'], tmp_path / 'report.html').read_text()
+    assert '<small>from runs/teacher/epoch_1.pth</small>' in page
 
 
 def test_text_of_a_config_stays_text(page):
@@ -227,7 +224,7 @@ def test_without_the_images_the_page_is_written_all_the_same(student_run, tmp_pa
     config.write_text(config.read_text().replace('val.json', 'gone.json'))
     page = write_report([student_run], tmp_path / 'report.html').read_text()
     assert 'gone.json' in page and 'No run could be evaluated' in page
-    assert '<img' not in page
+    assert '<image' not in page
 
 
 def test_runs_validated_on_other_images_are_not_compared(

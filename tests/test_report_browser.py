@@ -20,6 +20,14 @@ OPTIONS = (
     '--disable-background-networking --disable-component-update --disable-sync '
     '--disable-dev-shm-usage'
 )
+# Of each figure with boxes: whether its picture, its own or another's, was decoded.
+PICTURES = """
+const shots = [...document.querySelectorAll('.shot')];
+const own = shot => shot.querySelector('image') ||
+  document.querySelector(shot.querySelector('use').getAttribute('href'));
+Promise.all(shots.map(shot => Promise.resolve(own(shot)).then(image => image.decode())
+  .then(() => true, () => false))).then(arguments[0]);
+"""
 pytestmark = pytest.mark.slow
 
 
@@ -65,10 +73,14 @@ def check(browser, page: Path) -> None:
         'return [document.scrollingElement.scrollWidth, innerWidth]'
     )
     assert widths == [375, 375], f'content and window are {widths} pixels wide'
-    pictures = browser.execute_script(
-        'return [...document.images].map(image => image.naturalWidth)'
+    cells = browser.execute_script(
+        "return [...document.querySelectorAll('th, td')].filter(cell => "
+        'Math.max(cell.scrollWidth - cell.clientWidth, cell.offsetWidth - innerWidth)'
+        ' > 0).map(cell => cell.textContent)'
     )
-    assert len(pictures) == 12 and all(pictures), f'pictures are {pictures} wide'
+    assert cells == [], f'too wide for a cell: {cells}'
+    pictures = browser.execute_async_script(PICTURES)
+    assert pictures == [True] * 12, f'pictures are there: {pictures}'
     console = '\n'.join(line['message'] for line in browser.get_log('browser'))
     assert not console, console
 
@@ -82,9 +94,12 @@ def test_the_report_is_whole_in_a_browser_and_fits_a_phone(browser, page):
 @pytest.mark.parametrize(
     ('old', 'new', 'what'),
     [
-        ('src="[^"]*"', 'src="data:image/png;base64,AAAA"', 'pictures are'),
-        ('src="[^"]*"', 'src="gone.png"', 'pictures are'),
-        ('<img', '<img style="width: 500px"', 'pixels wide'),
+        ('href="data:[^"]*"', 'href="data:image/png;base64,AAAA"', 'pictures are'),
+        ('href="data:[^"]*"', 'href="gone.png"', 'pictures are'),
+        ('<use href="#picture', '<use href="#other', 'pictures are'),
+        ('class="shot"', 'style="width: 500px" class="shot"', 'pixels wide'),
+        (r'td\.long {', 'td { white-space: nowrap;', 'too wide for a cell'),
+        (r'\.long { max', 'p { max', 'too wide for a cell'),
         ('<body>', '<body><script>let x</script>', 'Content Security Policy'),
     ],
 )

@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 from run_logs import train_line, write_log
 
-from ctkd_mm.run_log import read_config, read_metrics, read_scalars, run_name
+from ctkd_mm.run_log import (
+    read_config,
+    read_metrics,
+    read_scalars,
+    run_name,
+    short_path,
+)
 
 
 def test_a_resumed_runs_logs_are_joined_and_the_later_line_counts(tmp_path):
@@ -23,8 +29,42 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
 
 
 def test_a_folder_without_logs_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no JSON log'):
+    with pytest.raises(FileNotFoundError, match='no JSON log') as error:
         read_scalars(tmp_path)
+    assert 'Did you mean' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('given', 'meant'),
+    [
+        ('demo', 'demo/ctkd, demo/student'),
+        ('.', 'demo/ctkd, demo/student'),
+        ('demo/ctkd/2', 'demo/ctkd'),
+        ('demo/ctkd/2/vis_data', 'demo/ctkd'),
+        ('demo/ctkd/test/3', 'demo/ctkd'),
+    ],
+)
+def test_the_error_about_a_folder_names_the_runs_near_it(
+    tmp_path, monkeypatch, given, meant
+):
+    monkeypatch.chdir(tmp_path)
+    for run, start in (('ctkd', '1'), ('ctkd', '2'), ('student', '1')):
+        write_log(tmp_path / 'demo' / run, start, [train_line(1)])
+    (tmp_path / 'demo' / 'ctkd' / 'test' / '3').mkdir(parents=True)
+    for read in (read_scalars, read_config):
+        with pytest.raises(FileNotFoundError) as error:
+            read(given)
+        assert str(error.value).endswith(f'. Did you mean {meant}?')
+
+
+def test_a_path_is_shown_without_detours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert short_path('runs/../runs/a.pth') == 'runs/a.pth'
+    assert short_path(tmp_path / 'runs' / 'a.pth') == 'runs/a.pth'
+    assert short_path('../b/./a.pth') == '../b/a.pth'
+    assert short_path('/b/../c/a.pth') == '/c/a.pth'
+    url = 'https://host/b/../a.pth'
+    assert short_path(url) == url
 
 
 def test_a_damaged_line_is_left_out(tmp_path):
