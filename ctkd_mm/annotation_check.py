@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
+import os.path as osp
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.fileio import get
@@ -55,13 +58,69 @@ def check_annotations(
     return coco
 
 
+def annotation_files(key: str, cfg: Any) -> Iterator[tuple[str, str, dict]]:
+    """Find the data sets of a config that load a file, wrapped ones too.
+
+    Args:
+        key: Where the config stands, for example ``train_dataloader.dataset``.
+        cfg: Config of a data set; anything else has none.
+
+    Yields:
+        The data set's key, its annotation file joined with its ``data_root``, and its
+        config.
+    """
+    if not isinstance(cfg, dict):
+        return
+    if cfg.get('ann_file'):
+        path = cfg['ann_file']
+        if '://' not in path:
+            path = osp.join(cfg.get('data_root') or '', path)
+        yield key, path, cfg
+    yield from annotation_files(f'{key}.dataset', cfg.get('dataset'))
+    for i, part in enumerate(cfg.get('datasets') or ()):
+        yield from annotation_files(f'{key}.datasets.{i}', part)
+
+
+def from_here(path: str) -> str:
+    """Say where a relative path begins.
+
+    Args:
+        path: Path or URL of a file that was not found.
+
+    Returns:
+        Words for a message, none for an absolute path or a URL.
+    """
+    if osp.isabs(path) or '://' in path:
+        return ''
+    return f' (a relative path, in the current folder {os.getcwd()})'
+
+
+def forgotten_metainfo(kind: str, defaults: Any, names: list[str]) -> str:
+    """Say that a data set has the class names of its type, for want of others.
+
+    Args:
+        kind: Name of the data set's class.
+        defaults: Names of that class.
+        names: Those of the file's categories.
+
+    Returns:
+        A sentence for a message.
+    """
+    return (
+        f'metainfo is not set: the data set took the {len(defaults)} class names of '
+        f'{kind}: {some(map(repr, defaults))}. Write metainfo=dict(classes='
+        f'{tuple(names)!r}) in the config of each data set, and '
+        f'num_classes={len(names)} in every box head'
+    )
+
+
 def _read(where: str, ann_file: str, backend_args: dict | None) -> dict:
     try:
         raw = get(ann_file, backend_args=backend_args)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f'{where}.ann_file: {ann_file} cannot be read ({error}). Correct ann_file '
-            'or data_root, or get the file'
+            f'{where}.ann_file: {ann_file} cannot be read{from_here(ann_file)} '
+            f'({error}). Correct ann_file or data_root, or get the file'
         ) from error
     # Millions of new objects: each collection would walk through all of them.
     collecting = gc.isenabled()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from mmengine.config import Config
@@ -38,13 +40,17 @@ def start(cfg: Config, hook: Hook) -> Runner:
         cfg.work_dir, cfg.log_level = work_dir, 'WARNING'
         # MMEngine keeps one visualizer a name for the whole process.
         cfg.experiment_name, cfg.visualizer = Path(work_dir).name, None
+        if not cfg.get('load_from'):
+            cfg.resume = False  # what is to be resumed lies elsewhere
         runner = Runner.from_cfg(cfg)
         if not any(isinstance(found, PreflightHook) for found in runner.hooks):
             runner.register_hook(PreflightHook())
         # After all checks, before PreemptionHook (100) takes the signals.
         runner.register_hook(hook, priority=99)
         try:
-            runner.train()
+            # pycocotools prints its progress. The log keeps the stream that it has.
+            with redirect_stdout(io.StringIO()):
+                runner.train()
         except Stop:
             return runner
     raise RuntimeError('the training ended without calling before_train')

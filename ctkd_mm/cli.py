@@ -1,4 +1,4 @@
-"""The command-line tools: parse arguments, call the library."""
+"""The command-line tools for data, configs and training: they call the library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import runpy
 import shlex
 import sys
-import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Sequence
@@ -104,22 +103,6 @@ def new_pair(argv: Argv = None) -> None:
     print(f'  python {tools}/train.py {config} --work-dir {shlex.quote(work_dir)}')
 
 
-def extract_student(argv: Argv = None) -> None:
-    """Write a student-only checkpoint; see :func:`ctkd_mm.extract.extract_student`."""
-    from .extract import extract_student
-
-    parser = argparse.ArgumentParser(
-        description='Write a student-only checkpoint that MMDetection loads strictly'
-    )
-    parser.add_argument('checkpoint', help='checkpoint of a distillation run')
-    parser.add_argument('--out', help='default: the checkpoint, named *_student.pth')
-    args = parser.parse_args(argv)
-    try:
-        print(extract_student(args.checkpoint, args.out))
-    except (OSError, ValueError) as error:
-        sys.exit(f'Nothing is written. {error}')
-
-
 def make_demo_data(argv: Argv = None) -> None:
     """Write the digits set; see :func:`ctkd_mm.demo_data.make_demo_data`."""
     from .demo_data import make_demo_data
@@ -163,56 +146,6 @@ def coco_subset(argv: Argv = None) -> None:
         sys.exit(f'{args.out} is not written. {error}')
 
 
-def plot_curriculum(argv: Argv = None) -> None:
-    """Draw tau and lambda; see :func:`ctkd_mm.plot.plot_curriculum`."""
-    from .plot import plot_curriculum
-
-    parser = argparse.ArgumentParser(
-        description="Draw tau and lambda over training from MMEngine's JSON log"
-    )
-    parser.add_argument('runs', nargs='+', help='work directories or scalars.json')
-    parser.add_argument(
-        '--out', default='curriculum.png', help='the PNG to write; default: %(default)s'
-    )
-    args = parser.parse_args(argv)
-    print(plot_curriculum(args.runs, args.out))
-
-
-def diagnose(argv: Argv = None) -> None:
-    """Judge temperatures by their logs; see :func:`ctkd_mm.doctor.diagnose_run`.
-
-    Args:
-        argv: Arguments without the program name; None takes the process's.
-
-    Raises:
-        SystemExit: With status 0 if all are healthy, 1 if one is not, 2 if a run
-            cannot be judged.
-    """
-    from .doctor import diagnose_run
-
-    parser = argparse.ArgumentParser(
-        description='Judge how the temperatures of trainings moved, from their logs',
-        epilog='Exit status: 0 all healthy, 1 not all, 2 a run cannot be judged.',
-    )
-    parser.add_argument('runs', nargs='+', help='work directories or scalars.json')
-    status = 0
-    for run in parser.parse_args(argv).runs:
-        try:
-            found = diagnose_run(run)
-        except (FileNotFoundError, ValueError) as error:
-            print(f'{run} cannot be judged. {error}', file=sys.stderr)
-            status = 2
-            continue
-        found = found if isinstance(found, dict) else {'': found}
-        for suffix, findings in found.items():
-            for finding in findings:
-                print(f'{run}, tau{suffix}: {finding.verdict}')
-                for text in filter(None, (finding.seen, finding.advice)):
-                    print(textwrap.indent(textwrap.fill(text, 86), '  '))
-                status = max(status, int(finding.verdict != 'healthy'))
-    sys.exit(status)
-
-
 def suggest_temperature(argv: Argv = None) -> None:
     """Suggest a range; see :func:`ctkd_mm.suggest.suggest_temperature`.
 
@@ -248,33 +181,6 @@ def suggest_temperature(argv: Argv = None) -> None:
     except Exception as error:
         sys.exit(f'No suggestion for {args.config}. {explain(error, cfg)}')
     print('\n'.join(report))
-
-
-def report(argv: Argv = None) -> None:
-    """Compare runs in one HTML page; see :func:`ctkd_mm.report.write_report`.
-
-    Args:
-        argv: Arguments without the program name; None takes the process's.
-
-    Raises:
-        SystemExit: With status 1 and the reason, if a folder holds no run.
-    """
-    parser = argparse.ArgumentParser(
-        description='Write one HTML page that compares runs',
-        epilog='Relative paths in the configs of the runs count from this folder.',
-    )
-    parser.add_argument('runs', nargs='+', help='work directories')
-    parser.add_argument(
-        '--out', default='report.html', help='the page to write; default: %(default)s'
-    )
-    args = parser.parse_args(argv)
-    _stack.require_openmmlab()
-    from .report import write_report
-
-    try:
-        print(write_report(args.runs, args.out))
-    except FileNotFoundError as error:
-        sys.exit(f'{args.out} is not written. {error}')
 
 
 def demo(argv: Argv = None) -> None:

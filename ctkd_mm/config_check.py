@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import os.path as osp
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from .curriculum import CurriculumHook
+from .explain import walk
 from .gradient_reversal import GradientReversal
 from .listing import some
 
@@ -39,6 +41,37 @@ def check_top_level(cfg: Config) -> None:
             raise ValueError(
                 f'{key}={_short(cfg[key])} is no key that MMEngine reads, and would '
                 f'do nothing. Write {near[0]!r}, or name your variable otherwise'
+            )
+
+
+def check_variables(cfg: Config) -> None:
+    """Look for variables of a config that were changed after it had been read.
+
+    ``loss_kd`` in a method's config is one, copied by ``model = dict(loss_kd=...)``
+    when the file is read: ``--cfg-options loss_kd...`` comes too late for the model.
+
+    Args:
+        cfg: A complete config; one that was read from no file passes.
+
+    Raises:
+        ValueError: If a variable differs from the file's, and no setting of its name
+            has its value.
+    """
+    if not cfg.filename or not osp.isfile(cfg.filename):
+        return
+    now, written = cfg.to_dict(), Config.fromfile(cfg.filename).to_dict()
+    known = inspect.signature(Runner.__init__).parameters
+    settings = dict(walk({key: now[key] for key in now if key in known}))
+    for key, value in now.items():
+        if key in known or (key in written and value == written[key]):
+            continue
+        used = [path for path in settings if path.split('.')[-1] == key]
+        if used and all(settings[path] != value for path in used):
+            option = f'{used[0]}.NAME' if isinstance(value, dict) else used[0]
+            raise ValueError(
+                f'{key}={_short(value)} was set after {cfg.filename} had been read, '
+                f'and would do nothing: {key} is a variable there. Set {some(used)} '
+                f'instead, for example with --cfg-options {option}=...'
             )
 
 

@@ -11,8 +11,11 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from .annotation_check import check_annotations
+from .annotation_check import check_annotations, forgotten_metainfo, from_here
 from .listing import some
+
+# Boxes of COCO's own files end less than a pixel outside.
+SLACK, OUTSIDE = 3, 0.05  # pixels, and the share of boxes from which to warn
 
 
 def check_dataset(dataset: Any, key: str) -> None:
@@ -21,8 +24,9 @@ def check_dataset(dataset: Any, key: str) -> None:
     MMDetection trains on without a word where classes are absent from the file (all
     later labels shift) or stand in another order there, where annotations belong to
     no image or no category, or where ids repeat. Those are refused; boxes that
-    MMDetection drops are counted in a warning. Looked into are wrappers, and in them
-    every data set that loads its file as ``CocoDataset`` does; others pass.
+    MMDetection drops, or that end outside their images, are counted in a warning.
+    Looked into are wrappers, and in them every data set that loads its file as
+    ``CocoDataset`` does; others pass.
 
     Args:
         dataset: A data set, as the data loader has it.
@@ -49,6 +53,7 @@ def _check_coco(dataset: Any, where: str) -> None:
     _check_labels(dataset, where, coco)
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     _check_boxes(dataset, where, coco, infos)
+    _check_corners(dataset, where, coco)
     if dataset.backend_args is None:
         _check_files(dataset, where, [info['img_path'] for info in infos])
 
@@ -86,6 +91,10 @@ def _check_labels(dataset: Any, where: str, coco: dict) -> None:
     in_file = [category['name'] for category in coco['categories']]
     blame = f'{where}.metainfo.classes={some(map(repr, classes))}: {dataset.ann_file}'
     absent = [name for name in classes if name not in in_file]
+    default = (getattr(dataset, 'METAINFO', None) or {}).get('classes')
+    if absent and classes == default:
+        advice = forgotten_metainfo(type(dataset).__name__, default, in_file)
+        raise ValueError(f'{blame} has other categories. {where}.{advice}')
     if absent:
         near = difflib.get_close_matches(absent[0], in_file, 1)
         raise ValueError(
@@ -137,6 +146,33 @@ def _check_boxes(dataset: Any, where: str, coco: dict, infos: list) -> None:
         )
 
 
+def _check_corners(dataset: Any, where: str, coco: dict) -> None:
+    sizes = {image['id']: (image['width'], image['height']) for image in coco['images']}
+    outside = []
+    for annotation in coco['annotations']:
+        (x, y, w, h), (width, height) = (
+            annotation['bbox'],
+            sizes[annotation['image_id']],
+        )
+        if x + w > width + SLACK or y + h > height + SLACK:
+            outside.append((annotation['bbox'], f'{width} x {height}'))
+    if len(outside) <= OUTSIDE * len(coco['annotations']):
+        return
+    corners = all(w >= x and h >= y for (x, y, w, h), _ in outside)
+    box, size = outside[0]
+    _warn(
+        f'{where}: {len(outside)} of {len(coco["annotations"])} boxes in '
+        f'{dataset.ann_file} end outside their images, {box} in {size} pixels for '
+        'example. '
+        + (
+            'bbox is [x, y, width, height]; these look like [x1, y1, x2, y2]: write '
+            '[x1, y1, x2 - x1, y2 - y1], and correct area'
+            if corners
+            else 'Correct bbox, or width and height of the images'
+        )
+    )
+
+
 def _check_files(dataset: Any, where: str, paths: list[str]) -> None:
     """Look for the images in one listing of each folder."""
     present: dict[str, set] = {}
@@ -152,7 +188,7 @@ def _check_files(dataset: Any, where: str, paths: list[str]) -> None:
     if missing:
         raise ValueError(
             f'{where}: {len(missing)} of {len(paths)} images of {dataset.ann_file} do '
-            f'not exist: {some(missing)}. Get them, or correct '
+            f'not exist: {some(missing)}{from_here(missing[0])}. Get them, or correct '
             f'data_prefix={dataset.data_prefix!r}'
         )
 

@@ -16,7 +16,11 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
-from .annotation_check import check_annotations
+from .annotation_check import (
+    annotation_files,
+    check_annotations,
+    forgotten_metainfo,
+)
 from .listing import some
 
 
@@ -64,10 +68,9 @@ def _about_data(text: str, cfg: dict) -> str:
     sizes = []
     for loader in ('train_dataloader', 'val_dataloader'):
         loader_cfg = cfg.get(loader) or {}
-        for key, dataset in _datasets(f'{loader}.dataset', loader_cfg.get('dataset')):
-            ann_file = dataset['ann_file']
-            if not osp.isabs(ann_file) and '://' not in ann_file:
-                ann_file = osp.join(dataset.get('data_root') or '', ann_file)
+        for key, ann_file, dataset in annotation_files(
+            f'{loader}.dataset', loader_cfg.get('dataset')
+        ):
             try:
                 coco = check_annotations(key, ann_file, dataset.get('backend_args'))
             except ValueError as error:
@@ -76,6 +79,7 @@ def _about_data(text: str, cfg: dict) -> str:
             sizes.append(
                 f'{key}: {ann_file} has {len(coco["images"])} images, {annotated} of '
                 f'them with annotations, for filter_cfg={dataset.get("filter_cfg")}'
+                + _about_classes(dataset, [c['name'] for c in coco['categories']])
             )
     if 'at least one array' not in text:
         return text
@@ -85,20 +89,19 @@ def _about_data(text: str, cfg: dict) -> str:
     )
 
 
-def _datasets(key: str, cfg: Any) -> Iterator[tuple[str, dict]]:
-    """Configs of the data sets inside wrappers that load a file."""
-    if not isinstance(cfg, dict):
-        return
-    if cfg.get('ann_file'):
-        yield key, cfg
-    yield from _datasets(f'{key}.dataset', cfg.get('dataset'))
-    for i, part in enumerate(cfg.get('datasets') or ()):
-        yield from _datasets(f'{key}.datasets.{i}', part)
+def _about_classes(dataset: dict, names: list[str]) -> str:
+    kind = str(dataset.get('type')).split('.')[-1]
+    for _, cls in _registered():
+        defaults = (getattr(cls, 'METAINFO', None) or {}).get('classes')
+        if cls.__name__ == kind and defaults and not set(defaults) & set(names):
+            if not (dataset.get('metainfo') or {}).get('classes'):
+                return f'. {forgotten_metainfo(kind, defaults, names)}'
+    return ''
 
 
 def _misspelt_arguments(name: str, cfg: dict) -> list[str]:
     found = []
-    for path, value in _walk(cfg):
+    for path, value in walk(cfg):
         if not isinstance(value, dict) or name not in value:
             continue
         known = {
@@ -121,14 +124,14 @@ def _misspelt_types(name: str, registry: str, cfg: dict) -> list[str]:
             prefix = '' if scope in ('mmdet', 'mmengine', 'torch') else f'{scope}.'
             names[cls.__name__] = f'{prefix}{cls.__name__}'
     near = [names[n] for n in difflib.get_close_matches(name.split('.')[-1], names)]
-    paths = [path for path, value in _walk(cfg) if value == name]
+    paths = [path for path, value in walk(cfg) if value == name]
     return [f'{path}={name!r}: did you mean {some(near)}?' for path in paths if near]
 
 
 def _mentioned(text: str, cfg: dict) -> list[str]:
     """The settings whose value, and whose name unless it is a path, the text has."""
     by_parent: dict[str, list] = {}
-    for path, value in _walk(cfg):
+    for path, value in walk(cfg):
         parent, _, name = path.rpartition('.')
         if parent and path in text:
             return []  # it says so itself
@@ -154,8 +157,16 @@ def _nearest(name: str, known: set[str]) -> str:
     return f': it takes {some(sorted(known - {"self"}), 16)}' if known else ''
 
 
-def _walk(cfg: Any, path: str = '') -> Iterator[tuple[str, Any]]:
-    """Every setting with its dotted key, containers first."""
+def walk(cfg: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+    """Go through a config.
+
+    Args:
+        cfg: A config or a part of one.
+        path: Where the part stands.
+
+    Yields:
+        Every setting with its dotted key, containers before what they contain.
+    """
     yield path, cfg
     items: Any = ()
     if isinstance(cfg, dict):
@@ -163,7 +174,7 @@ def _walk(cfg: Any, path: str = '') -> Iterator[tuple[str, Any]]:
     elif isinstance(cfg, (list, tuple)):
         items = enumerate(cfg)
     for key, value in items:
-        yield from _walk(value, f'{path}.{key}' if path else str(key))
+        yield from walk(value, f'{path}.{key}' if path else str(key))
 
 
 def _registered() -> Iterator[tuple[Registry, Any]]:

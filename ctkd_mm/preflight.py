@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader
 
@@ -17,9 +15,12 @@ from .config_check import (
     check_method,
     check_num_classes,
     check_top_level,
+    check_variables,
 )
+from .evaluator_check import check_evaluator
 from .policy import find_temperatures
 from .registry import HOOKS
+from .start_check import check_start, check_weights, teaching, unwrapped
 from .stock_teacher import adopt_teacher, teacher_of
 from .teacher_check import check_class_names, evaluate_teacher
 
@@ -29,10 +30,11 @@ class PreflightHook(Hook):
     """Refuses, before training, a run that would be wrong from the start.
 
     Checked are the config and the data sets (:mod:`ctkd_mm.config_check`,
-    :mod:`ctkd_mm.dataset_check`), and of a distillation that teacher and data have
-    the same class names in the same order, as the checkpoint has that a run resumes
-    or, with all of the student, starts from, that each model's feature levels have the
-    strides its head takes them for, and that this gives the expected logits
+    :mod:`ctkd_mm.evaluator_check`, :mod:`ctkd_mm.dataset_check`), what the training
+    starts from (:mod:`ctkd_mm.start_check`), and of a distillation that teacher and
+    data have the same class names in the same order, as the checkpoint has that a run
+    resumes or, with all of the student, starts from, that each model's feature levels
+    have the strides its head takes them for, and that this gives the expected logits
     (:mod:`ctkd_mm.teacher_check`). The teacher's weights were checked when they were
     loaded (:func:`ctkd_mm.teacher.load_teacher`); a teacher of MMRazor's or
     MMDetection's own distillation is loaded again for it
@@ -72,14 +74,15 @@ class PreflightHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Load a teacher that is not ours again, strictly."""
-        model, trains = _unwrapped(runner), isinstance(runner._train_loop, BaseLoop)
-        if trains and teacher_of(model) and not _teaching(runner):
+        model, trains = unwrapped(runner), isinstance(runner._train_loop, BaseLoop)
+        if trains and teacher_of(model) and not teaching(runner):
             adopt_teacher(model, runner.cfg.model.get('teacher_ckpt'))
 
     def before_train(self, runner: Runner) -> None:
         """Check everything; log a line for each check."""
         check_config(runner)
-        model = _teaching(runner)
+        check_start(runner)
+        model = teaching(runner)
         if model is None:
             return
         self.report = [
@@ -95,10 +98,14 @@ class PreflightHook(Hook):
         if self.expect_map:
             self._check_map(runner, model)
 
+    def before_test(self, runner: Runner) -> None:
+        """Check that the evaluator reads the file of the test data."""
+        check_evaluator(runner.cfg, 'test')
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check that the weights fit; on a resume, that the teacher is the same."""
         lost = check_weights(runner, checkpoint)
-        model = _teaching(runner)
+        model = teaching(runner)
         if model is None:
             return
         meta = checkpoint.get('meta') or {}
@@ -121,7 +128,7 @@ class PreflightHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note which teacher it was; the weights themselves are not stored."""
-        model = _teaching(runner)
+        model = teaching(runner)
         if model is not None:
             checkpoint['meta']['teacher'] = dict(
                 ckpt=model.teacher_ckpt, sha256=model.teacher_sha256
@@ -162,12 +169,16 @@ def check_config(runner: Runner) -> None:
         runner: The runner, with its training loop built.
 
     Raises:
-        ValueError: See :mod:`ctkd_mm.config_check` and :mod:`ctkd_mm.dataset_check`.
+        ValueError: See :mod:`ctkd_mm.config_check`, :mod:`ctkd_mm.evaluator_check` and
+            :mod:`ctkd_mm.dataset_check`.
     """
     check_top_level(runner.cfg)
+    check_variables(runner.cfg)
     check_method(runner.cfg)
-    if _teaching(runner):
+    if teaching(runner):
         check_hook_names(type(hook).__name__ for hook in runner.hooks)
+    for split in ('val', 'test'):
+        check_evaluator(runner.cfg, split)
     loaders = _dataloaders(runner)
     # Once: on every rank, COCO's annotations would be in memory another time.
     error = [_data_error(loaders) if is_main_process() else None]
@@ -196,52 +207,3 @@ def _dataloaders(runner: Runner) -> dict[str, DataLoader]:
     if runner.val_loop is not None:
         loaders['val_dataloader'] = runner.val_dataloader
     return loaders
-
-
-def check_weights(runner: Runner, checkpoint: dict) -> list[str]:
-    """Check that a checkpoint, about to be loaded, holds what the model needs.
-
-    MMEngine leaves random what it lacks, with no more than a log line. To start a
-    training from (``load_from``) a part is enough.
-
-    Args:
-        runner: The runner.
-        checkpoint: What was read.
-
-    Returns:
-        The model's weights that are missing or of another shape.
-
-    Raises:
-        ValueError: If no weight fits; on a resume or an evaluation of a
-            distillation, if any is missing or of another shape.
-    """
-    model = _unwrapped(runner)
-    weights = checkpoint.get('state_dict', checkpoint)
-    found = {re.sub(r'^module\.', '', k): v for k, v in weights.items()}
-    own = {k: v for k, v in model.state_dict().items() if 'num_batches' not in k}
-    lost = [k for k in own if getattr(found.get(k), 'shape', None) != own[k].shape]
-    fits_partly = isinstance(runner._train_loop, BaseLoop) and not runner._resume
-    if not lost or (len(lost) < len(own) and (fits_partly or not _teaching(runner))):
-        return lost
-    prefixes = sorted({key.split('.')[0] for key in found})
-    raise ValueError(
-        f'{runner._load_from or runner.work_dir}: {len(lost)} of {len(own)} weights of '
-        f'the model are missing or of another shape, {lost[0]} for example; the file '
-        f'has {", ".join(prefixes)}. Resume with the config of the run'
-        + (
-            '; a distillation run has architecture and distiller: evaluate the '
-            'extracted student with its own config (configs/baseline)'
-            if 'architecture' in {key.split('.')[0] for key in [*own, *found]}
-            else ''
-        )
-    )
-
-
-def _teaching(runner: Runner) -> BaseModel | None:
-    """The model, out of its wrapper, if it has a teacher of ours."""
-    model = _unwrapped(runner)
-    return model if hasattr(model, 'teacher_sha256') else None
-
-
-def _unwrapped(runner: Runner) -> BaseModel:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -48,12 +48,14 @@ FLOORS = {
     'param_groups': (2, MATHEMATICS),
     'fast_coco_metric': (2, {'mmdet', 'pycocotools', 'faster_coco_eval'}),
     'finite': (3, MATHEMATICS),  # reports what temperature computed
-    'listing': (1, set()),
+    'listing': (0, set()),
     'annotation_check': (2, MATHEMATICS),
     'coco_subset': (3, set()),
     'dataset_check': (3, STACK),
     'config_check': (4, MATHEMATICS),
     'explain': (3, MATHEMATICS),
+    'evaluator_check': (3, STACK),
+    'start_check': (2, MATHEMATICS),
     'teacher': (2, MATHEMATICS),
     'fast_teacher': (2, MATHEMATICS | {'mmcv'}),
     'preprocess': (2, MATHEMATICS),
@@ -83,6 +85,7 @@ FLOORS = {
     'report_detections': (4, STACK),
     'report': (6, STACK | {'jinja2'}),
     'cli': (9, STACK),
+    'cli_runs': (10, set()),
 }
 
 

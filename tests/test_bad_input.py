@@ -685,3 +685,12 @@ def test_a_resume_from_a_damaged_last_checkpoint_names_it(refuse, cfg):
     error = refuse(resume=True)
     assert f'{cfg.work_dir}/epoch_1.pth' in error
     assert 'is no checkpoint' in error
+
+
+def test_forgotten_metainfo_that_leaves_no_image_is_told_with_the_names(refuse):
+    error = refuse(**{f'{TRAIN}.metainfo': None})
+    assert 'a data set has no image left' in error
+    names = tuple('0123456789')
+    assert 'took the 80 class names of CocoDataset' in error
+    assert f'Write metainfo=dict(classes={names!r})' in error
+    assert error.count('metainfo is not set') == 1  # the validation set has it

@@ -69,6 +69,21 @@ def test_signals_get_it_back_after_a_training_that_failed(demo_cfg):
     assert signals() == before
 
 
+def test_warnings_are_shown_and_nothing_else_is_printed(demo_cfg, capsys):
+    demo_cfg.model.architecture.backbone.norm_eval = True
+    check(demo_cfg)
+    found = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert all(' - WARNING - ' in line for line in found), found
+    told = [line for line in found if 'starts from random weights' in line]
+    assert len(told) == 1
+
+
+def test_a_resume_is_looked_for_by_the_training_alone(demo_cfg, capsys):
+    demo_cfg.resume = True
+    check(demo_cfg)
+    assert 'nothing to resume' not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_tool_says_ready_or_why_not(root, digits_options, teacher_ckpt):
     def run(*options):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from same_bits import assert_same_bits
 
-from ctkd_mm import cli
+from ctkd_mm import cli, cli_runs
 from ctkd_mm.run_log import read_scalars
 
 CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
@@ -196,9 +196,9 @@ def test_extracting_from_a_plain_detector_is_refused(teacher_ckpt):
     with pytest.raises(ValueError, match=r'holds no student.*backbone'):
         extract_student(teacher_ckpt)
     with pytest.raises(SystemExit, match='Nothing is written.*holds no student'):
-        cli.extract_student([str(teacher_ckpt)])
+        cli_runs.extract_student([str(teacher_ckpt)])
     with pytest.raises(SystemExit, match='Nothing is written.*missing.pth'):
-        cli.extract_student([str(teacher_ckpt) + '.missing.pth'])
+        cli_runs.extract_student([str(teacher_ckpt) + '.missing.pth'])
 
 
 def test_make_demo_data_and_plot_curriculum(root, trained, tmp_path):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import re
+
 import pytest
 from mmengine.config import Config
 from torch import nn
@@ -12,6 +15,7 @@ from ctkd_mm.config_check import (
     check_method,
     check_num_classes,
     check_top_level,
+    check_variables,
 )
 from ctkd_mm.curriculum import cosine_curriculum
 
@@ -82,3 +86,45 @@ def test_a_hook_that_wants_the_detector_is_refused():
     check_hook_names(['EMAHook', 'CurriculumHook'])
     with pytest.raises(ValueError, match='has SetEpochInfoHook, which takes'):
         check_hook_names(['EMAHook', 'SetEpochInfoHook'])
+
+
+CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
+
+
+@pytest.fixture(scope='session')
+def read_cfg(root) -> Config:
+    """The demo's CTKD config, as read from its file."""
+    return Config.fromfile(root / CTKD)
+
+
+@pytest.mark.parametrize(
+    ('option', 'advice'),
+    [
+        ({'loss_kd.temperature.tau_range': 5}, 'model.loss_kd.NAME=...'),
+        (
+            {'paramwise_cfg.bypass_duplicate': True},
+            'optim_wrapper.paramwise_cfg.NAME=...',
+        ),
+        (
+            {'custom_keys': dict(backbone=dict(lr_mult=0))},
+            'optim_wrapper.paramwise_cfg.custom_keys.NAME=...',
+        ),
+        ({'data_root': 'elsewhere/'}, 'train_dataloader.dataset.data_root=...'),
+    ],
+    ids=['loss_kd', 'paramwise_cfg', 'custom_keys', 'data_root'],
+)
+def test_a_variable_set_too_late_is_refused_with_what_to_set(read_cfg, option, advice):
+    cfg = copy.deepcopy(read_cfg)
+    cfg.merge_from_dict(option)
+    with pytest.raises(ValueError, match=f'would do nothing: .*{re.escape(advice)}'):
+        check_variables(cfg)
+
+
+def test_what_the_model_uses_may_be_set_with_or_without_the_variable(read_cfg):
+    cfg = copy.deepcopy(read_cfg)
+    check_variables(cfg)
+    cfg.merge_from_dict({'model.loss_kd.temperature.tau_range': 5})
+    check_variables(cfg)
+    cfg.loss_kd = cfg.model.loss_kd
+    cfg.my_note = 'of nothing that is read'
+    check_variables(cfg)

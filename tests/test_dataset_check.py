@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,74 @@ def test_polygons_are_skipped_and_nothing_else(tmp_path, segmentation, last):
         box['segmentation'] = []
     assert found == content
     assert gc.isenabled()
+
+
+def as_corners(content) -> None:
+    for annotation in content['annotations']:
+        x, y, width, height = annotation['bbox']
+        annotation['bbox'] = [x, y, x + width, y + height]
+
+
+def test_corners_in_place_of_sizes_are_told_with_the_cure(coco, logged):
+    check_dataset(coco(as_corners), 'key')
+    line = logged[-1]
+    number = int(re.match(r'key: (\d+) of 92 boxes', line).group(1))
+    assert number > 0.3 * 92
+    assert ' 128 x 128 pixels for example. bbox is [x, y, width, height]; ' in line
+    assert 'these look like [x1, y1, x2, y2]: write [x1, y1, x2 - x1, ' in line
+
+
+def move_outside(number, x):
+    def change(content) -> None:
+        for annotation in content['annotations'][:number]:
+            width = annotation['bbox'][2]
+            annotation['bbox'][0] = 128 - width + x
+
+    return change
+
+
+def test_boxes_outside_for_another_reason_are_not_called_corners(coco, logged):
+    check_dataset(coco(move_outside(5, 4)), 'key')
+    (line,) = logged
+    assert line.startswith('key: 5 of 92 boxes ')
+    assert line.endswith('Correct bbox, or width and height of the images')
+
+
+@pytest.mark.parametrize(('number', 'pixels'), [(4, 4), (92, 3)])
+def test_few_boxes_outside_or_by_a_rounding_are_nothing(coco, logged, number, pixels):
+    check_dataset(coco(move_outside(number, pixels)), 'key')
+    assert logged == []
+
+
+@pytest.mark.parametrize('kept', [(), ('5',)], ids=['none', 'one'])
+def test_forgotten_metainfo_is_refused_with_the_names_to_paste(coco, kept):
+    def change(content) -> None:
+        for category in content['categories']:
+            if category['name'] in kept:
+                category['name'] = 'person'
+
+    names = ['person' if name in kept else name for name in DIGITS]
+    message = re.escape(
+        'key.metainfo is not set: the data set took the 80 class names of CocoDataset: '
+        f"'person', 'bicycle', 'car' and 77 more. Write metainfo=dict(classes="
+        f'{tuple(names)!r}) in the config of each data set, and num_classes=10 in every'
+    )
+    with pytest.raises(ValueError, match=message):
+        check_dataset(coco(change, metainfo=None), 'key')
+
+
+def test_a_relative_path_is_told_with_the_current_folder(coco, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    here = re.escape(f' (a relative path, in the current folder {tmp_path}')
+    with pytest.raises(ValueError, match=rf'key\.ann_file: a/b\.json .* read{here}'):
+        check_annotations('key', 'a/b.json')
+    relative = CocoDataset(
+        ann_file=coco().ann_file,
+        data_prefix=dict(img='train'),
+        metainfo=dict(classes=DIGITS),
+    )
+    with pytest.raises(ValueError, match=rf'16 of 16 images .* do not exist: .*{here}'):
+        check_dataset(relative, 'key')
+    with pytest.raises(ValueError) as caught:
+        check_annotations('key', str(tmp_path / 'b.json'))
+    assert 'current folder' not in str(caught.value)

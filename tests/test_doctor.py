@@ -6,7 +6,7 @@ import random
 import pytest
 from run_logs import train_line, write_log
 
-from ctkd_mm.cli import diagnose as diagnose_tool
+from ctkd_mm.cli_runs import diagnose as diagnose_tool
 from ctkd_mm.curriculum import cosine_curriculum
 from ctkd_mm.doctor import diagnose, diagnose_run
 from ctkd_mm.doctor_rules import Track

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import METRICS
@@ -206,3 +207,28 @@ def test_a_start_from_other_classes_needs_a_head_of_its_own(demo_cfg, tmp_path):
     weights['architecture.roi_head.bbox_head.fc_cls.bias'] = torch.zeros(21)
     save_checkpoint(start, demo_cfg.load_from)
     assert 'the same in teacher_ckpt, train_dataloader' in check(demo_cfg)[1]
+
+
+def test_an_evaluator_of_another_file_is_refused_before_training(demo_cfg, digits):
+    demo_cfg.test_evaluator.ann_file = f'{digits}/annotations/train.json'
+    message = r'^test_evaluator\.ann_file=.*train\.json.* which test_dataloader\.d'
+    with pytest.raises(ValueError, match=message):
+        check(demo_cfg)
+    demo_cfg.val_evaluator.ann_file = f'{digits}/annotations/train.json'
+    with pytest.raises(ValueError, match=r'^val_evaluator\.ann_file='):
+        check(demo_cfg)
+
+
+def test_an_evaluator_of_another_file_is_refused_by_an_evaluation(demo_cfg, digits):
+    demo_cfg.test_evaluator.ann_file = f'{digits}/annotations/train.json'
+    with pytest.raises(ValueError, match=r'^test_evaluator\.ann_file='):
+        Runner.from_cfg(demo_cfg).test()
+
+
+def test_an_option_that_comes_too_late_is_refused(demo_cfg, tmp_path):
+    file = tmp_path / 'demo.py'
+    file.write_text(demo_cfg.pretty_text)
+    cfg = Config.fromfile(file)
+    cfg.loss_kd.temperature.tau_range = 5
+    with pytest.raises(ValueError, match=r'^loss_kd=.* Set model\.loss_kd instead'):
+        check(cfg)

@@ -1,0 +1,75 @@
+"""An evaluator that counts other images than those it is shown gives a wrong mAP."""
+
+from __future__ import annotations
+
+import filecmp
+import inspect
+import os.path as osp
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+
+from .annotation_check import annotation_files
+
+
+def check_evaluator(cfg: Config, split: str) -> None:
+    """Check that an evaluator reads the annotations of the data it evaluates.
+
+    MMDetection's configs name the file twice. Compared are those of ``CocoMetric``
+    and of a single ``CocoDataset``, subclasses included; copies of a file are as good.
+
+    Args:
+        cfg: A complete config.
+        split: ``val`` or ``test``.
+
+    Raises:
+        ValueError: If the two are different files.
+    """
+    loader = cfg.get(f'{split}_dataloader') or {}
+    key = f'{split}_dataloader.dataset'
+    files = list(annotation_files(key, loader.get('dataset')))
+    if len(files) != 1 or not _is_a('CocoDataset', files[0][2]):
+        return
+    key, wanted, _ = files[0]
+    evaluator = cfg.get(f'{split}_evaluator')
+    for where, metric in _metrics(f'{split}_evaluator', evaluator):
+        found = metric.get('ann_file')
+        if found and _is_a('CocoMetric', metric) and not _same(found, wanted):
+            raise ValueError(
+                f'{where}.ann_file={found!r} is another file than {wanted!r}, which '
+                f'{key} reads: the mAP would be wrong. Set both to one file'
+            )
+
+
+def _metrics(key: str, cfg: Any) -> Iterator[tuple[str, dict]]:
+    if isinstance(cfg, (list, tuple)):
+        for i, part in enumerate(cfg):
+            yield from _metrics(f'{key}.{i}', part)
+    elif isinstance(cfg, dict) and 'metrics' in cfg:
+        yield from _metrics(f'{key}.metrics', cfg['metrics'])
+    elif isinstance(cfg, dict):
+        yield key, cfg
+
+
+def _is_a(name: str, cfg: dict) -> bool:
+    from mmdet.registry import DATASETS, METRICS
+
+    registry = DATASETS if name == 'CocoDataset' else METRICS
+    kind = cfg.get('type')
+    cls = kind if inspect.isclass(kind) else registry.get(str(kind))
+    base = registry.get(name)
+    # Panoptic data sets read a file of their own beside that of the boxes.
+    return (
+        cls is not None
+        and issubclass(cls, base)
+        and getattr(cls, 'COCOAPI', None) is getattr(base, 'COCOAPI', None)
+    )
+
+
+def _same(one: str, other: str) -> bool:
+    if '://' in one or '://' in other:
+        return one == other
+    return osp.realpath(one) == osp.realpath(other) or (
+        osp.isfile(one) and osp.isfile(other) and filecmp.cmp(one, other, shallow=False)
+    )

@@ -1,0 +1,129 @@
+"""What a training starts from: its weights, and a learning rate that it can reach."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.optim import _ParamScheduler
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def check_start(runner: Runner) -> None:
+    """Warn of a start that MMEngine makes without a word, and nobody means.
+
+    These are ``resume`` without a checkpoint, random weights that stay frozen, and a
+    warm-up that the training does not reach the end of.
+
+    Args:
+        runner: The runner, before its first iteration.
+    """
+    if runner._resume and not runner._has_loaded:
+        _warn(
+            f'resume=True, but there is nothing to resume in {runner.work_dir}: the '
+            'training starts from iteration 0. Correct work_dir, unless it is a first '
+            'start'
+        )
+    if not runner._has_loaded:
+        _check_frozen(unwrapped(runner))
+    for i, scheduler in enumerate(runner.param_schedulers or ()):
+        if isinstance(scheduler, _ParamScheduler):  # of one optimizer, not of several
+            _check_warm_up(i, scheduler, runner)
+
+
+def _check_frozen(model: BaseModel) -> None:
+    key, detector = 'model', model
+    if hasattr(model, 'architecture'):
+        key, detector = 'model.architecture', model.architecture
+    backbone = getattr(detector, 'backbone', None)
+    if backbone is None or any(map(_is_pretrained, (model, detector, backbone))):
+        return
+    backbone.train()  # some freeze their weights in it alone
+    frozen = [not p.requires_grad for p in backbone.parameters()]
+    norms = [not m.training for m in backbone.modules() if isinstance(m, _BatchNorm)]
+    if any(frozen) or any(norms):
+        _warn(
+            f'{key}.backbone starts from random weights (init_cfg='
+            f'{getattr(backbone, "init_cfg", None)}, load_from=None), but '
+            f'{sum(frozen)} of its {len(frozen)} parameters and the statistics of '
+            f'{sum(norms)} of its {len(norms)} BatchNorm layers are frozen, and never '
+            "learnt. Set init_cfg to dict(type='Pretrained', checkpoint=...), or "
+            'frozen_stages=-1, norm_eval=False and norm_cfg.requires_grad=True'
+        )
+
+
+def _is_pretrained(module: nn.Module) -> bool:
+    init_cfg = getattr(module, 'init_cfg', None) or []
+    init_cfg = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
+    return any('Pretrained' in str(cfg.get('type')) for cfg in init_cfg)
+
+
+def _check_warm_up(i: int, scheduler: _ParamScheduler, runner: Runner) -> None:
+    name = type(scheduler).__name__
+    factors = [getattr(scheduler, key, 1) for key in ('start_factor', 'factor')]
+    unit = 'epoch' if scheduler.by_epoch else 'iter'
+    last = getattr(runner, f'max_{unit}s')
+    if scheduler.end > last and (min(factors) < 1 or 'Warmup' in name):
+        _warn(
+            f'param_scheduler.{i} ({name}) warms up until {unit} {scheduler.end}, but '
+            f'the training ends at {unit} {last}, before the learning rate is '
+            f'reached. Set end well below {last}, or train longer (train_cfg)'
+        )
+
+
+def check_weights(runner: Runner, checkpoint: dict) -> list[str]:
+    """Check that a checkpoint, about to be loaded, holds what the model needs.
+
+    MMEngine leaves random what it lacks, with no more than a log line. To start a
+    training from (``load_from``) a part is enough.
+
+    Args:
+        runner: The runner.
+        checkpoint: What was read.
+
+    Returns:
+        The model's weights that are missing or of another shape.
+
+    Raises:
+        ValueError: If no weight fits; on a resume or an evaluation of a
+            distillation, if any is missing or of another shape.
+    """
+    model = unwrapped(runner)
+    weights = checkpoint.get('state_dict', checkpoint)
+    found = {re.sub(r'^module\.', '', k): v for k, v in weights.items()}
+    own = {k: v for k, v in model.state_dict().items() if 'num_batches' not in k}
+    lost = [k for k in own if getattr(found.get(k), 'shape', None) != own[k].shape]
+    fits_partly = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+    if not lost or (len(lost) < len(own) and (fits_partly or not teaching(runner))):
+        return lost
+    prefixes = sorted({key.split('.')[0] for key in found})
+    raise ValueError(
+        f'{runner._load_from or runner.work_dir}: {len(lost)} of {len(own)} weights of '
+        f'the model are missing or of another shape, {lost[0]} for example; the file '
+        f'has {", ".join(prefixes)}. Resume with the config of the run'
+        + (
+            '; a distillation run has architecture and distiller: evaluate the '
+            'extracted student with its own config (configs/baseline)'
+            if 'architecture' in {key.split('.')[0] for key in [*own, *found]}
+            else ''
+        )
+    )
+
+
+def teaching(runner: Runner) -> BaseModel | None:
+    """The runner's model, out of its wrapper, if it has a teacher of ours."""
+    model = unwrapped(runner)
+    return model if hasattr(model, 'teacher_sha256') else None
+
+
+def unwrapped(runner: Runner) -> BaseModel:
+    """The runner's model, out of its wrapper."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)

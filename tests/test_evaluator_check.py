@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from mmengine.config import Config
+
+from ctkd_mm.evaluator_check import check_evaluator
+
+
+@pytest.fixture
+def cfg(digits) -> Config:
+    """A data set with the evaluator of its file, and one for the tests likewise."""
+    file = 'annotations/val.json'
+    dataset = dict(type='CocoDataset', data_root=f'{digits}', ann_file=file)
+    evaluator = dict(type='CocoMetric', ann_file=f'{digits}/{file}')
+    return Config(
+        dict(
+            val_dataloader=dict(dataset=dataset),
+            val_evaluator=evaluator,
+            test_dataloader=dict(dataset=dataset),
+            test_evaluator=[evaluator],
+        )
+    )
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_one_file_passes_however_it_is_written(cfg, split, monkeypatch, digits):
+    check_evaluator(cfg, split)
+    monkeypatch.chdir(digits.parent)
+    cfg[f'{split}_dataloader'].dataset.ann_file = 'not/yet/there.json'
+    path = f'{digits.name}/train/../not/yet/there.json'
+    cfg[f'{split}_evaluator'] = dict(type='ctkd_mm.FastCocoMetric', ann_file=path)
+    check_evaluator(cfg, split)
+
+
+def test_another_file_is_refused_with_both(cfg, digits):
+    cfg.val_evaluator.ann_file = f'{digits}/annotations/train.json'
+    message = (
+        rf'^val_evaluator\.ann_file=.*train\.json. is another file than '
+        rf'.{digits}/annotations/val\.json., which val_dataloader\.dataset reads'
+    )
+    with pytest.raises(ValueError, match=message):
+        check_evaluator(cfg, 'val')
+    check_evaluator(cfg, 'test')
+
+
+@pytest.mark.parametrize(
+    ('wrap', 'key'),
+    [
+        (lambda metric: [dict(type='VOCMetric'), metric], 'test_evaluator.1'),
+        (lambda metric: dict(metrics=metric), 'test_evaluator.metrics'),
+    ],
+    ids=['list', 'evaluator'],
+)
+def test_each_metric_is_looked_at(cfg, wrap, key):
+    cfg.test_evaluator = wrap(dict(type='CocoMetric', ann_file='other.json'))
+    with pytest.raises(ValueError, match=rf"^{key}\.ann_file='other\.json' is"):
+        check_evaluator(cfg, 'test')
+
+
+def test_a_wrapped_data_set_is_looked_into(cfg):
+    inner = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=inner)
+    check_evaluator(cfg, 'val')
+    cfg.val_evaluator.ann_file = 'other.json'
+    with pytest.raises(ValueError, match=r'which val_dataloader\.dataset\.dataset'):
+        check_evaluator(cfg, 'val')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'val_evaluator.ann_file': None},
+        {'val_evaluator.type': 'CrowdHumanMetric'},
+        {'val_dataloader.dataset.type': 'XMLDataset'},
+        {'val_dataloader.dataset.type': 'CocoPanopticDataset'},
+        {'val_evaluator': None, 'val_dataloader': None},
+    ],
+    ids=['no file', 'other metric', 'other format', 'panoptic', 'no validation'],
+)
+def test_what_cannot_be_compared_passes(cfg, change):
+    cfg.val_evaluator.ann_file = 'other.json'
+    cfg.merge_from_dict(change)
+    check_evaluator(cfg, 'val')
+
+
+def test_a_copy_of_the_file_is_as_good(cfg, digits, tmp_path):
+    copied = tmp_path / 'copy.json'
+    shutil.copy(digits / 'annotations/val.json', copied)
+    cfg.val_evaluator.ann_file = str(copied)
+    check_evaluator(cfg, 'val')
+    copied.write_text('{}')
+    with pytest.raises(ValueError, match='Set both to one file'):
+        check_evaluator(cfg, 'val')
