@@ -15,6 +15,7 @@ from ctkd_mm.doctor import diagnose
 
 CONSTANT = ('kd-t1', 'kd-t2', 'kd-t4', 'kd-t8')
 CONTROLS = {'ctkd-official': 'control-official', 'ctkd': 'control-ctkd'}
+SAME_WEIGHT = 'kd-zscore', 'kd-weight'  # they differ in the z-scores alone
 BASE = 'ctkd'  # what the ablations change
 Runs, Logs = dict, dict  # entries of runs.py; the seeds' compact logs; both by name
 
@@ -46,6 +47,7 @@ def write_page(runs: Runs, logs: Logs) -> str:
         best=runs[best]['title'],
         num_constant=len(constant),
         num_compared=len(main) - 1,
+        weighted=runs[SAME_WEIGHT[1]]['title'],
         controls=_controls(runs, logs),
         num_ablation_seeds=len(logs[ablations[0]]),
         base=runs[BASE]['title'],
@@ -100,6 +102,9 @@ def _answer(runs: Runs, logs: Logs, best: str) -> str:
         f'- The highest mean of all has *{runs[top]["title"]}*: '
         f'{_signed(_gain(logs, top, best))}.'
     )
+    gain = _gain(logs, *SAME_WEIGHT)
+    title, other = (runs[name]['title'] for name in SAME_WEIGHT)
+    lines.append(f'- *{title}* against *{other}*: **{gain.verdict}**, {_signed(gain)}.')
     others = [name for name in runs if name != best and not is_ablation(name)]
     half = np.median([_gain(logs, name, best).half for name in others])
     lines.append(

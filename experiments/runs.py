@@ -5,7 +5,7 @@
 #   changes  merged into that method config
 #   tau_of   the constant temperature is where this run's tau ended, with the same seed
 # A run whose entry changes is made again.
-seeds = [0, 1, 2]
+seeds = [0, 1, 2, 3, 4]
 instance = dict(loss_kd=dict(temperature=dict(num_classes=10)))
 official = dict(loss_kd=dict(temperature=dict(tau_start=None)))  # the paper's, 15.62
 # What tools/suggest_temperature.py says of the pair (64 images, seed 0).
@@ -40,6 +40,12 @@ runs = {
     'ctkd-dkd': dict(title='CTKD in DKD', method='ctkd-dkd'),
     'kd-linear': dict(title='KD, T from 4 to 1 in a line', method='kd-linear'),
     'kd-zscore': dict(title='KD of z-scored logits, T = 2', method='kd-zscore'),
+    # With the loss weight of the row above, which is not the others'.
+    'kd-weight': dict(
+        title='KD, T = 2, loss weight 9',
+        method='kd',
+        changes=dict(loss_kd=dict(tau=2, loss_weight=9)),
+    ),
     # Each changes one thing in 'ctkd', but for the first, which is ctkd.py as shipped.
     'ablation-shipped': dict(
         title='tau_init 1, tau_range 20, tau_start 2', method='ctkd', seeds=seeds[:3]
