@@ -93,9 +93,11 @@ def _answer(runs: Runs, logs: Logs, best: str) -> str:
     lines = []
     for name in runs:
         if not is_ablation(name) and is_learned(logs[name]):
-            gain = _gain(logs, name, best)
+            gain, more = _gain(logs, name, best), _gain(logs, name, CONSTANT[0])
             lines.append(
-                f'- {runs[name]["title"]}: **{gain.verdict}**, {_signed(gain)} box mAP.'
+                f'- {runs[name]["title"]}: **{gain.verdict}**, {_signed(gain)} box '
+                f'mAP. Against *{runs[CONSTANT[0]]["title"]}*, the usual one: '
+                f'{more.verdict}, {_signed(more)}.'
             )
     top = max(logs, key=lambda name: np.mean(maps(logs[name])))
     lines.append(
