@@ -30,9 +30,9 @@ def train(cfg: Config, *hooks: Hook) -> Runner:
 
 
 @pytest.mark.slow
-def test_twelve_kills_lose_nothing(root):
+def test_sixteen_kills_lose_nothing(root):
     done = subprocess.run(
-        [sys.executable, 'tests/kill_saves.py', '--kills', '12'],
+        [sys.executable, 'tests/kill_saves.py', '--kills', '16'],
         cwd=root,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
         stdout=subprocess.PIPE,
@@ -40,9 +40,9 @@ def test_twelve_kills_lose_nothing(root):
         check=True,
     )
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result['kills'] == 12
-    assert result['within_a_save'] >= 6
-    assert result['half_written'] >= 2
+    assert result['kills'] == 16
+    assert result['within_a_save'] >= 8
+    assert result['half_written'] >= 1  # a third of them, by chance
     assert result['lost'] == []
 
 
