@@ -71,8 +71,8 @@ def annotation_files(key: str, cfg: Any) -> Iterator[tuple[str, str, dict]]:
     """
     if not isinstance(cfg, dict):
         return
-    if cfg.get('ann_file'):
-        path = cfg['ann_file']
+    path = cfg.get('ann_file')
+    if isinstance(path, str) and path:
         if '://' not in path:
             path = osp.join(cfg.get('data_root') or '', path)
         yield key, path, cfg
@@ -96,7 +96,7 @@ def from_here(path: str) -> str:
 
 
 def forgotten_metainfo(kind: str, defaults: Any, names: list[str]) -> str:
-    """Say that a data set has the class names of its type, for want of others.
+    """Say so if a data set has the class names of its type for want of others.
 
     Args:
         kind: Name of the data set's class.
@@ -104,8 +104,10 @@ def forgotten_metainfo(kind: str, defaults: Any, names: list[str]) -> str:
         names: Those of the file's categories.
 
     Returns:
-        A sentence for a message.
+        A sentence for a message; none if half of the file's names are the class's.
     """
+    if 2 * len(set(names) & set(defaults)) >= len(names):
+        return ''
     return (
         f'metainfo is not set: the data set took the {len(defaults)} class names of '
         f'{kind}: {some(map(repr, defaults))}. Write metainfo=dict(classes='

@@ -48,7 +48,8 @@ def start(cfg: Config, hook: Hook) -> Runner:
         # After all checks, before PreemptionHook (100) takes the signals.
         runner.register_hook(hook, priority=99)
         try:
-            # pycocotools prints its progress. The log keeps the stream that it has.
+            # pycocotools prints its progress; what else is printed is lost too. The
+            # log keeps the stream that it has.
             with redirect_stdout(io.StringIO()):
                 runner.train()
         except Stop:

@@ -51,27 +51,33 @@ def check_variables(cfg: Config) -> None:
     when the file is read: ``--cfg-options loss_kd...`` comes too late for the model.
 
     Args:
-        cfg: A complete config; one that was read from no file passes.
+        cfg: A complete config; one that was read from no file, or whose file was
+            edited since, passes.
 
     Raises:
-        ValueError: If a variable differs from the file's, and no setting of its name
-            has its value.
+        ValueError: If a variable of the file differs now, or a dict was added, and no
+            setting of its name has its value.
     """
     if not cfg.filename or not osp.isfile(cfg.filename):
         return
-    now, written = cfg.to_dict(), Config.fromfile(cfg.filename).to_dict()
+    file = Config.fromfile(cfg.filename)
+    if file.text != cfg.text:
+        return
+    now, written = cfg.to_dict(), file.to_dict()
     known = inspect.signature(Runner.__init__).parameters
     settings = dict(walk({key: now[key] for key in now if key in known}))
     for key, value in now.items():
-        if key in known or (key in written and value == written[key]):
+        # A dict that was added is an option for a setting of its name.
+        before = written.get(key, {} if isinstance(value, dict) else value)
+        if key in known or value == before:
             continue
         used = [path for path in settings if path.split('.')[-1] == key]
         if used and all(settings[path] != value for path in used):
             option = f'{used[0]}.NAME' if isinstance(value, dict) else used[0]
             raise ValueError(
                 f'{key}={_short(value)} was set after {cfg.filename} had been read, '
-                f'and would do nothing: {key} is a variable there. Set {some(used)} '
-                f'instead, for example with --cfg-options {option}=...'
+                f'and would do nothing: no {key} is read at the top level. Set '
+                f'{some(used)} instead, for example with --cfg-options {option}=...'
             )
 
 

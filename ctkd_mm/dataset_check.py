@@ -94,7 +94,8 @@ def _check_labels(dataset: Any, where: str, coco: dict) -> None:
     default = (getattr(dataset, 'METAINFO', None) or {}).get('classes')
     if absent and classes == default:
         advice = forgotten_metainfo(type(dataset).__name__, default, in_file)
-        raise ValueError(f'{blame} has other categories. {where}.{advice}')
+        if advice:
+            raise ValueError(f'{blame} has other categories. {where}.{advice}')
     if absent:
         near = difflib.get_close_matches(absent[0], in_file, 1)
         raise ValueError(
@@ -150,10 +151,8 @@ def _check_corners(dataset: Any, where: str, coco: dict) -> None:
     sizes = {image['id']: (image['width'], image['height']) for image in coco['images']}
     outside = []
     for annotation in coco['annotations']:
-        (x, y, w, h), (width, height) = (
-            annotation['bbox'],
-            sizes[annotation['image_id']],
-        )
+        x, y, w, h = annotation['bbox']
+        width, height = sizes[annotation['image_id']]
         if x + w > width + SLACK or y + h > height + SLACK:
             outside.append((annotation['bbox'], f'{width} x {height}'))
     if len(outside) <= OUTSIDE * len(coco['annotations']):
@@ -168,7 +167,8 @@ def _check_corners(dataset: Any, where: str, coco: dict) -> None:
             'bbox is [x, y, width, height]; these look like [x1, y1, x2, y2]: write '
             '[x1, y1, x2 - x1, y2 - y1], and correct area'
             if corners
-            else 'Correct bbox, or width and height of the images'
+            else 'Correct bbox, or width and height of the images, unless these boxes '
+            'are to hold what the image does not show'
         )
     )
 

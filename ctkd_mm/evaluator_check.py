@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import inspect
 import os.path as osp
 from collections.abc import Iterator
@@ -10,21 +9,22 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .annotation_check import annotation_files
+from .annotation_check import annotation_files, check_annotations
 
 
 def check_evaluator(cfg: Config, split: str) -> None:
     """Check that an evaluator reads the annotations of the data it evaluates.
 
     MMDetection's configs name the file twice. Compared are those of ``CocoMetric``
-    and of a single ``CocoDataset``, subclasses included; copies of a file are as good.
+    and of a single ``CocoDataset``, subclasses included; a file with the same images
+    is as good. A metric with ``format_only`` counts nothing.
 
     Args:
         cfg: A complete config.
         split: ``val`` or ``test``.
 
     Raises:
-        ValueError: If the two are different files.
+        ValueError: If the two files have different images.
     """
     loader = cfg.get(f'{split}_dataloader') or {}
     key = f'{split}_dataloader.dataset'
@@ -35,9 +35,11 @@ def check_evaluator(cfg: Config, split: str) -> None:
     evaluator = cfg.get(f'{split}_evaluator')
     for where, metric in _metrics(f'{split}_evaluator', evaluator):
         found = metric.get('ann_file')
-        if found and _is_a('CocoMetric', metric) and not _same(found, wanted):
+        if not found or metric.get('format_only') or not _is_a('CocoMetric', metric):
+            continue
+        if not _same_images(found, wanted):
             raise ValueError(
-                f'{where}.ann_file={found!r} is another file than {wanted!r}, which '
+                f'{where}.ann_file={found!r} has other images than {wanted!r}, which '
                 f'{key} reads: the mAP would be wrong. Set both to one file'
             )
 
@@ -67,9 +69,14 @@ def _is_a(name: str, cfg: dict) -> bool:
     )
 
 
-def _same(one: str, other: str) -> bool:
+def _same_images(one: str, other: str) -> bool:
     if '://' in one or '://' in other:
         return one == other
     return osp.realpath(one) == osp.realpath(other) or (
-        osp.isfile(one) and osp.isfile(other) and filecmp.cmp(one, other, shallow=False)
+        osp.isfile(one) and osp.isfile(other) and _images(one) == _images(other)
     )
+
+
+def _images(path: str) -> set:
+    images = check_annotations('ann_file', path)['images']
+    return {(image['id'], image['file_name']) for image in images}

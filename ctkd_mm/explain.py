@@ -91,11 +91,13 @@ def _about_data(text: str, cfg: dict) -> str:
 
 def _about_classes(dataset: dict, names: list[str]) -> str:
     kind = str(dataset.get('type')).split('.')[-1]
+    if (dataset.get('metainfo') or {}).get('classes'):
+        return ''
     for _, cls in _registered():
         defaults = (getattr(cls, 'METAINFO', None) or {}).get('classes')
-        if cls.__name__ == kind and defaults and not set(defaults) & set(names):
-            if not (dataset.get('metainfo') or {}).get('classes'):
-                return f'. {forgotten_metainfo(kind, defaults, names)}'
+        if cls.__name__ == kind and defaults:
+            advice = forgotten_metainfo(kind, defaults, names)
+            return f'. {advice}' if advice else ''
     return ''
 
 

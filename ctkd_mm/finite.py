@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner, find_latest_checkpoint
-from torch import Tensor, nn
+from torch import Tensor
 
 from .listing import some
 from .policy import Policy, find_temperatures
 from .registry import HOOKS
+from .start_check import unwrapped
 
 ADVICE = (
     'Try a lower optim_wrapper.optimizer.lr or a longer warm-up, '
@@ -73,7 +73,7 @@ class FiniteHook(Hook):
                 # MMEngine's total is made of these keys; the others are for the log.
                 losses.update({k: _mean(v) for k, v in output.items() if 'loss' in k})
 
-        model = _unwrapped(runner)
+        model = unwrapped(runner)
         self.temperatures = find_temperatures(model)
         self.handles = [model.register_forward_hook(keep_losses, with_kwargs=True)]
         for optimizer in _optimizers(runner):
@@ -87,7 +87,7 @@ class FiniteHook(Hook):
         self.stepped = False
         self.losses.clear()
         if self.max_skips:
-            buffers = _unwrapped(runner).buffers()
+            buffers = unwrapped(runner).buffers()
             self.buffers = [(buffer, buffer.clone()) for buffer in buffers]
 
     def after_train_iter(
@@ -158,7 +158,7 @@ class FiniteHook(Hook):
         if not self._any_process(torch.ones_like(bad) if overflow else bad):
             return False
         found = [f'{k} = {v:g}' for k, v in values.items() if not v.isfinite()]
-        names = {id(p): name for name, p in _unwrapped(runner).named_parameters()}
+        names = {id(p): name for name, p in unwrapped(runner).named_parameters()}
         where = [names.get(k, '?') for k, g in gradients.items() if _some_bad([g])]
         if where or overflow:
             found.append(f'gradient of {some(where) if where else "the scaled loss"}')
@@ -207,10 +207,6 @@ class FiniteHook(Hook):
             for name, module in self._curriculum().items()
         )
         return f'not finite in {where}: {", ".join(found)}{curriculum}'
-
-
-def _unwrapped(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _optimizers(runner: Runner) -> list[torch.optim.Optimizer]:

@@ -177,8 +177,7 @@ def check_config(runner: Runner) -> None:
     check_method(runner.cfg)
     if teaching(runner):
         check_hook_names(type(hook).__name__ for hook in runner.hooks)
-    for split in ('val', 'test'):
-        check_evaluator(runner.cfg, split)
+    check_evaluator(runner.cfg, 'val')
     loaders = _dataloaders(runner)
     # Once: on every rank, COCO's annotations would be in memory another time.
     error = [_data_error(loaders) if is_main_process() else None]

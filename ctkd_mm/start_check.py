@@ -7,7 +7,11 @@ import re
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModel, is_model_wrapper
-from mmengine.optim import _ParamScheduler
+from mmengine.optim import (
+    ConstantParamScheduler,
+    LinearParamScheduler,
+    _ParamScheduler,
+)
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -26,13 +30,14 @@ def check_start(runner: Runner) -> None:
         _warn(
             f'resume=True, but there is nothing to resume in {runner.work_dir}: the '
             'training starts from iteration 0. Correct work_dir, unless it is a first '
-            'start'
+            'start; the first start of a config with load_from wants no --resume, '
+            'which sets load_from=None'
         )
     if not runner._has_loaded:
         _check_frozen(unwrapped(runner))
-    for i, scheduler in enumerate(runner.param_schedulers or ()):
+    for scheduler in runner.param_schedulers or ():
         if isinstance(scheduler, _ParamScheduler):  # of one optimizer, not of several
-            _check_warm_up(i, scheduler, runner)
+            _check_warm_up(scheduler, runner)
 
 
 def _check_frozen(model: BaseModel) -> None:
@@ -40,39 +45,52 @@ def _check_frozen(model: BaseModel) -> None:
     if hasattr(model, 'architecture'):
         key, detector = 'model.architecture', model.architecture
     backbone = getattr(detector, 'backbone', None)
-    if backbone is None or any(map(_is_pretrained, (model, detector, backbone))):
+    if backbone is None or any(
+        map(_is_pretrained, (model, detector, *backbone.modules()))
+    ):
         return
     backbone.train()  # some freeze their weights in it alone
     frozen = [not p.requires_grad for p in backbone.parameters()]
     norms = [not m.training for m in backbone.modules() if isinstance(m, _BatchNorm)]
     if any(frozen) or any(norms):
         _warn(
-            f'{key}.backbone starts from random weights (init_cfg='
-            f'{getattr(backbone, "init_cfg", None)}, load_from=None), but '
-            f'{sum(frozen)} of its {len(frozen)} parameters and the statistics of '
-            f'{sum(norms)} of its {len(norms)} BatchNorm layers are frozen, and never '
-            "learnt. Set init_cfg to dict(type='Pretrained', checkpoint=...), or "
-            'frozen_stages=-1, norm_eval=False and norm_cfg.requires_grad=True'
+            f'{key}.backbone loads no weights (load_from=None, no init_cfg is '
+            f'Pretrained), but {sum(frozen)} of its {len(frozen)} parameters and the '
+            f'statistics of {sum(norms)} of its {len(norms)} BatchNorm layers are '
+            'frozen: unless its own code loads them, they stay random. Set init_cfg to '
+            "dict(type='Pretrained', checkpoint=...), or frozen_stages=-1, "
+            'norm_eval=False and norm_cfg.requires_grad=True'
         )
 
 
 def _is_pretrained(module: nn.Module) -> bool:
     init_cfg = getattr(module, 'init_cfg', None) or []
     init_cfg = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
-    return any('Pretrained' in str(cfg.get('type')) for cfg in init_cfg)
+    # DetectoRS' ResNet keeps the path alone.
+    return isinstance(getattr(module, 'pretrained', None), str) or any(
+        'Pretrained' in str(cfg.get('type')) for cfg in init_cfg
+    )
 
 
-def _check_warm_up(i: int, scheduler: _ParamScheduler, runner: Runner) -> None:
-    name = type(scheduler).__name__
-    factors = [getattr(scheduler, key, 1) for key in ('start_factor', 'factor')]
+def _check_warm_up(scheduler: _ParamScheduler, runner: Runner) -> None:
     unit = 'epoch' if scheduler.by_epoch else 'iter'
     last = getattr(runner, f'max_{unit}s')
-    if scheduler.end > last and (min(factors) < 1 or 'Warmup' in name):
-        _warn(
-            f'param_scheduler.{i} ({name}) warms up until {unit} {scheduler.end}, but '
-            f'the training ends at {unit} {last}, before the learning rate is '
-            f'reached. Set end well below {last}, or train longer (train_cfg)'
-        )
+    if scheduler.end <= last or not _is_warm_up(scheduler):
+        return
+    _warn(
+        f'{type(scheduler).__name__} of param_scheduler warms up until {unit} '
+        f'{scheduler.end}, but the training ends at {unit} {last}, before '
+        f'{scheduler.param_name} is what optim_wrapper says. Set end well below '
+        f'{last}, or train longer (train_cfg)'
+    )
+
+
+def _is_warm_up(scheduler: _ParamScheduler) -> bool:
+    if isinstance(scheduler, LinearParamScheduler):
+        return scheduler.start_factor < scheduler.end_factor
+    if isinstance(scheduler, ConstantParamScheduler):
+        return scheduler.factor < 1
+    return 'Warmup' in type(scheduler).__name__
 
 
 def check_weights(runner: Runner, checkpoint: dict) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -128,6 +129,8 @@ def train(waiting: list[Training], runs: dict[str, dict], cores: int) -> bool:
     finally:
         for training in running:
             training.process.terminate()
+        for training in running:  # each saves first: until then its folder is in use
+            training.process.wait()
 
 
 class Progress:
@@ -191,4 +194,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    # As Ctrl-C does: it ends the trainings too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     main()

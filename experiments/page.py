@@ -15,6 +15,7 @@ from ctkd_mm.doctor import diagnose
 
 CONSTANT = ('kd-t1', 'kd-t2', 'kd-t4', 'kd-t8')
 CONTROLS = {'ctkd-official': 'control-official', 'ctkd': 'control-ctkd'}
+ALONE = 'student'
 SAME_WEIGHT = 'kd-zscore', 'kd-weight'  # they differ in the z-scores alone
 BASE = 'ctkd'  # what the ablations change
 Runs, Logs = dict, dict  # entries of runs.py; the seeds' compact logs; both by name
@@ -90,29 +91,21 @@ def _table(runs: Runs, logs: Logs, best: str, names: list[str]) -> str:
 
 
 def _answer(runs: Runs, logs: Logs, best: str) -> str:
-    lines = []
-    for name in runs:
-        if not is_ablation(name) and is_learned(logs[name]):
-            gain, more = _gain(logs, name, best), _gain(logs, name, CONSTANT[0])
-            lines.append(
-                f'- {runs[name]["title"]}: **{gain.verdict}**, {_signed(gain)} box '
-                f'mAP. Against *{runs[CONSTANT[0]]["title"]}*, the usual one: '
-                f'{more.verdict}, {_signed(more)}.'
-            )
-    top = max(logs, key=lambda name: np.mean(maps(logs[name])))
-    lines.append(
-        f'- The highest mean of all has *{runs[top]["title"]}*: '
-        f'{_signed(_gain(logs, top, best))}.'
-    )
-    gain = _gain(logs, *SAME_WEIGHT)
-    title, other = (runs[name]['title'] for name in SAME_WEIGHT)
-    lines.append(f'- *{title}* against *{other}*: **{gain.verdict}**, {_signed(gain)}.')
-    others = [name for name in runs if name != best and not is_ablation(name)]
-    half = np.median([_gain(logs, name, best).half for name in others])
-    lines.append(
-        f'- With {len(logs[best])} seeds half an interval is {half:.3f} in the middle '
-        'of all rows: smaller differences than that are not seen.'
-    )
+    methods = [name for name in runs if not is_ablation(name)]
+    others = [best, CONSTANT[0], ALONE, SAME_WEIGHT[0]]
+    titles = [runs[name]['title'] for name in others]
+    lines = [f'| against | {" | ".join(titles)} |', '|---' * (len(others) + 1) + '|']
+    for name in (name for name in methods if is_learned(logs[name])):
+        cells = ' | '.join(_judged(_gain(logs, name, other)) for other in others)
+        lines.append(f'| **{runs[name]["title"]}** | {cells} |')
+    zscore, weighted = (runs[name]['title'] for name in SAME_WEIGHT)
+    halves = [_gain(logs, name, best).half for name in methods if name != best]
+    lines += [
+        '',
+        f'*{zscore}*, against *{weighted}*: {_judged(_gain(logs, *SAME_WEIGHT))}.',
+        f'With {len(logs[best])} seeds half an interval is {np.median(halves):.3f} in',
+        'the middle of all rows below: smaller differences than that are not seen.',
+    ]
     return '\n'.join(lines)
 
 
@@ -123,7 +116,7 @@ def _controls(runs: Runs, logs: Logs) -> str:
         lines.append(
             f'| {runs[name]["title"]} | {_final_tau(logs[name])} '
             f'| {_plain(interval(maps(logs[control])))} '
-            f'| {_signed(gain)}: {gain.verdict} |'
+            f'| {_judged(gain)} |'
         )
     return '\n'.join(lines)
 
@@ -169,6 +162,10 @@ def _final_tau(logs: list[dict]) -> str:
     else:
         return '-'
     return f'{np.mean(taus):.2f} ({min(taus):.2f} to {max(taus):.2f})'
+
+
+def _judged(value: Interval) -> str:
+    return f'{_signed(value)}: {value.verdict}'
 
 
 def _plain(value: Interval) -> str:

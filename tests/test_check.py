@@ -74,7 +74,7 @@ def test_warnings_are_shown_and_nothing_else_is_printed(demo_cfg, capsys):
     check(demo_cfg)
     found = [line for line in capsys.readouterr().out.splitlines() if line]
     assert all(' - WARNING - ' in line for line in found), found
-    told = [line for line in found if 'starts from random weights' in line]
+    told = [line for line in found if 'loads no weights' in line]
     assert len(told) == 1
 
 

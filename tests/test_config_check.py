@@ -127,4 +127,16 @@ def test_what_the_model_uses_may_be_set_with_or_without_the_variable(read_cfg):
     check_variables(cfg)
     cfg.loss_kd = cfg.model.loss_kd
     cfg.my_note = 'of nothing that is read'
+    cfg.seed = 3  # no variable of the file, though randomness has a seed
+    check_variables(cfg)
+
+
+def test_a_file_that_was_edited_since_says_nothing(read_cfg, tmp_path):
+    file = tmp_path / 'config.py'
+    file.write_text('lr = 1\noptimizer = dict(lr=lr)\noptim_wrapper = dict(lr=lr)\n')
+    cfg = Config.fromfile(file)
+    cfg.lr = 2
+    with pytest.raises(ValueError, match='^lr=2 was set after'):
+        check_variables(cfg)
+    file.write_text(file.read_text() + '# edited\n')
     check_variables(cfg)

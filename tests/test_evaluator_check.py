@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import shutil
+import json
 
 import pytest
 from mmengine.config import Config
@@ -37,7 +37,7 @@ def test_one_file_passes_however_it_is_written(cfg, split, monkeypatch, digits):
 def test_another_file_is_refused_with_both(cfg, digits):
     cfg.val_evaluator.ann_file = f'{digits}/annotations/train.json'
     message = (
-        rf'^val_evaluator\.ann_file=.*train\.json. is another file than '
+        rf'^val_evaluator\.ann_file=.*train\.json. has other images than '
         rf'.{digits}/annotations/val\.json., which val_dataloader\.dataset reads'
     )
     with pytest.raises(ValueError, match=message):
@@ -55,7 +55,7 @@ def test_another_file_is_refused_with_both(cfg, digits):
 )
 def test_each_metric_is_looked_at(cfg, wrap, key):
     cfg.test_evaluator = wrap(dict(type='CocoMetric', ann_file='other.json'))
-    with pytest.raises(ValueError, match=rf"^{key}\.ann_file='other\.json' is"):
+    with pytest.raises(ValueError, match=rf"^{key}\.ann_file='other\.json' has"):
         check_evaluator(cfg, 'test')
 
 
@@ -72,12 +72,22 @@ def test_a_wrapped_data_set_is_looked_into(cfg):
     'change',
     [
         {'val_evaluator.ann_file': None},
+        {'val_evaluator.format_only': True},
+        {'val_dataloader.dataset.ann_file': ['a.json', 'b.json']},
         {'val_evaluator.type': 'CrowdHumanMetric'},
         {'val_dataloader.dataset.type': 'XMLDataset'},
         {'val_dataloader.dataset.type': 'CocoPanopticDataset'},
         {'val_evaluator': None, 'val_dataloader': None},
     ],
-    ids=['no file', 'other metric', 'other format', 'panoptic', 'no validation'],
+    ids=[
+        'no file',
+        'no mAP',
+        'two files',
+        'other metric',
+        'other format',
+        'panoptic',
+        'no validation',
+    ],
 )
 def test_what_cannot_be_compared_passes(cfg, change):
     cfg.val_evaluator.ann_file = 'other.json'
@@ -85,11 +95,14 @@ def test_what_cannot_be_compared_passes(cfg, change):
     check_evaluator(cfg, 'val')
 
 
-def test_a_copy_of_the_file_is_as_good(cfg, digits, tmp_path):
-    copied = tmp_path / 'copy.json'
-    shutil.copy(digits / 'annotations/val.json', copied)
-    cfg.val_evaluator.ann_file = str(copied)
+def test_another_file_of_the_same_images_is_as_good(cfg, digits, tmp_path):
+    coco = json.loads((digits / 'annotations/val.json').read_text())
+    corrected = tmp_path / 'corrected.json'
+    cfg.val_evaluator.ann_file = str(corrected)
+    coco['annotations'].pop()
+    corrected.write_text(json.dumps(coco, indent=1))
     check_evaluator(cfg, 'val')
-    copied.write_text('{}')
+    coco['images'][0]['file_name'] += '.png'
+    corrected.write_text(json.dumps(coco))
     with pytest.raises(ValueError, match='Set both to one file'):
         check_evaluator(cfg, 'val')

@@ -213,6 +213,7 @@ def pair(parts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config
     out, ckpt = parts / 'my' / 'parts_ctkd.py', parts / 'teacher.pth'
     if not out.exists():
         teacher = Config.fromfile('my/parts_teacher.py').model
+        teacher.backbone.init_cfg = None
         model = MODELS.build(teacher)
         model.init_weights()
         meta = dict(dataset_meta=dict(classes=CLASSES))

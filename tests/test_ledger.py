@@ -203,7 +203,7 @@ def test_no_training_outlives_the_ledger(experiments, monkeypatch):
     trainings = [Endless('kd', seed, {}) for seed in (0, 1)]
     with pytest.raises(KeyboardInterrupt):
         ledger.train(trainings[:], {}, cores=2)
-    assert [t.process.wait(10) for t in trainings] == [-signal.SIGTERM] * 2
+    assert [t.process.returncode for t in trainings] == [-signal.SIGTERM] * 2
 
 
 @pytest.mark.slow

@@ -211,11 +211,10 @@ def test_a_start_from_other_classes_needs_a_head_of_its_own(demo_cfg, tmp_path):
 
 def test_an_evaluator_of_another_file_is_refused_before_training(demo_cfg, digits):
     demo_cfg.test_evaluator.ann_file = f'{digits}/annotations/train.json'
-    message = r'^test_evaluator\.ann_file=.*train\.json.* which test_dataloader\.d'
-    with pytest.raises(ValueError, match=message):
-        check(demo_cfg)
+    check(demo_cfg)  # a training does not test
     demo_cfg.val_evaluator.ann_file = f'{digits}/annotations/train.json'
-    with pytest.raises(ValueError, match=r'^val_evaluator\.ann_file='):
+    message = r'^val_evaluator\.ann_file=.*train\.json.* which val_dataloader\.d'
+    with pytest.raises(ValueError, match=message):
         check(demo_cfg)
 
 

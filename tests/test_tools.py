@@ -97,6 +97,7 @@ def run_script(script: str, *args: str) -> subprocess.CompletedProcess:
         ('dist_test.sh', ['c.py', 'w.pth']),
         ('slurm_train.sh', ['p', 'j', 'c.py']),
         ('slurm_test.sh', []),
+        ('slurm_train.sh', ['p', 'j', 'c.py', '']),
     ],
 )
 def test_a_launcher_shows_its_usage_when_asked_or_called_with_too_few_arguments(

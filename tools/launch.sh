@@ -4,9 +4,10 @@ set -euo pipefail
 tools=$(dirname "${BASH_SOURCE[0]}")
 export PYTHONPATH="$tools/..:${PYTHONPATH:-}"
 
-want() { # NUMBER ARGUMENTS...: with fewer, or --help, show the top of the script
-    local status=1
-    case ${2-} in -h | --help) status=0 ;; *) [ $# -le "$1" ] || return 0 ;; esac
+want() { # NUMBER ARGUMENTS...: with fewer or empty ones, or --help, show the script's top
+    local status=1 number=$1 given=0 word
+    for word in "${@:2:number}"; do [ -z "$word" ] || given=$((given + 1)); done
+    case ${2-} in -h | --help) status=0 ;; *) [ "$given" -lt "$number" ] || return 0 ;; esac
     sed -n '2,/^[^#]/s/^# //p' "$0" >&$((1 + status))
     exit "$status"
 }
