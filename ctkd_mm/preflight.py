@@ -20,6 +20,7 @@ from .config_check import (
 from .evaluator_check import check_evaluator
 from .policy import find_temperatures
 from .registry import HOOKS
+from .resume_check import check_resumed
 from .start_check import check_start, check_weights, teaching, unwrapped
 from .stock_teacher import adopt_teacher, teacher_of
 from .teacher_check import check_class_names, evaluate_teacher
@@ -50,7 +51,8 @@ class PreflightHook(Hook):
 
     Raises:
         ValueError: If ``expect_map`` has other keys or values out of range; before
-            training, if a check fails; on a resume, if the teacher is another one.
+            training, if a check fails; on a resume, if the teacher or ``loss_kd`` is
+            another one (:mod:`ctkd_mm.resume_check`).
 
     Source: extends :class:`mmengine.hooks.Hook`.
     """
@@ -103,12 +105,14 @@ class PreflightHook(Hook):
         check_evaluator(runner.cfg, 'test')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check that the weights fit; on a resume, that the teacher is the same."""
+        """Check that the weights fit, and that a resume has its teacher and loss."""
         lost = check_weights(runner, checkpoint)
+        meta = checkpoint.get('meta') or {}
+        if runner._resume:
+            check_resumed(runner.cfg, meta)
         model = teaching(runner)
         if model is None:
             return
-        meta = checkpoint.get('meta') or {}
         if not runner._resume:
             temperatures = tuple(find_temperatures(model))
             if all(name.startswith(temperatures) for name in lost):
@@ -149,9 +153,9 @@ class PreflightHook(Hook):
             metric, value = evaluate_teacher(runner, teacher_of(model), want['images'])
             known = dict(**identity, metric=metric, value=value)
             hub.update_info('teacher_map', known)
-        line = (
-            f'teacher {known["metric"]} {known["value"]:.4f} on {want["images"]} images'
-        )
+        images, loop = want['images'], runner.val_loop
+        images = min(images, len(loop.dataloader.dataset)) if loop else images
+        line = f'teacher {known["metric"]} {known["value"]:.4f} on {images} images'
         if known['value'] < want['value'] - want['tol']:
             raise ValueError(
                 f'{line}, but expect_map asks for {want["value"]} - {want["tol"]}: is '

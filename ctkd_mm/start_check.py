@@ -9,19 +9,24 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import (
     ConstantParamScheduler,
+    CosineAnnealingParamScheduler,
     LinearParamScheduler,
+    PolyParamScheduler,
     _ParamScheduler,
 )
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+DECAYS = CosineAnnealingParamScheduler, PolyParamScheduler
+
 
 def check_start(runner: Runner) -> None:
     """Warn of a start that MMEngine makes without a word, and nobody means.
 
-    These are ``resume`` without a checkpoint, random weights that stay frozen, and a
-    warm-up that the training does not reach the end of.
+    These are ``resume`` without a checkpoint, random weights that stay frozen, a
+    warm-up that the training does not reach the end of, and a decay that ends long
+    before it.
 
     Args:
         runner: The runner, before its first iteration.
@@ -35,9 +40,11 @@ def check_start(runner: Runner) -> None:
         )
     if not runner._has_loaded:
         _check_frozen(unwrapped(runner))
-    for scheduler in runner.param_schedulers or ():
-        if isinstance(scheduler, _ParamScheduler):  # of one optimizer, not of several
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, list):  # of one optimizer, not of several
+        for scheduler in schedulers:
             _check_warm_up(scheduler, runner)
+        _check_decay(schedulers, runner)
 
 
 def _check_frozen(model: BaseModel) -> None:
@@ -72,9 +79,27 @@ def _is_pretrained(module: nn.Module) -> bool:
     )
 
 
-def _check_warm_up(scheduler: _ParamScheduler, runner: Runner) -> None:
+def _unit(scheduler: _ParamScheduler, runner: Runner) -> tuple[str, int]:
+    """In what a scheduler counts, and how many of it the training has."""
     unit = 'epoch' if scheduler.by_epoch else 'iter'
-    last = getattr(runner, f'max_{unit}s')
+    return unit, getattr(runner, f'max_{unit}s')
+
+
+def _check_decay(schedulers: list[_ParamScheduler], runner: Runner) -> None:
+    ends = [(s.end / _unit(s, runner)[1], s) for s in schedulers if not _is_warm_up(s)]
+    share, latest = max(ends, key=lambda end: end[0], default=(1, None))
+    if share < 1 and isinstance(latest, DECAYS):
+        unit, last = _unit(latest, runner)
+        _warn(
+            f'{type(latest).__name__} of param_scheduler ends at {unit} {latest.end}, '
+            f'but the training at {unit} {last}: the rest of it keeps the lowest '
+            f'{latest.param_name}. Set end, and T_max where it has one, to the end of '
+            'the training (train_cfg)'
+        )
+
+
+def _check_warm_up(scheduler: _ParamScheduler, runner: Runner) -> None:
+    unit, last = _unit(scheduler, runner)
     if scheduler.end <= last or not _is_warm_up(scheduler):
         return
     _warn(

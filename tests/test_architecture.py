@@ -56,6 +56,7 @@ FLOORS = {
     'explain': (3, MATHEMATICS),
     'evaluator_check': (3, STACK),
     'start_check': (2, MATHEMATICS),
+    'resume_check': (4, {'mmengine'}),
     'teacher': (2, MATHEMATICS),
     'fast_teacher': (2, MATHEMATICS | {'mmcv'}),
     'preprocess': (2, MATHEMATICS),

@@ -29,6 +29,7 @@ def warned(demo_cfg, monkeypatch):
     demo_cfg.paramwise_cfg = demo_cfg.optim_wrapper.paramwise_cfg = None
     demo_cfg.val_cfg = demo_cfg.val_dataloader = demo_cfg.val_evaluator = None
     demo_cfg.train_cfg.max_epochs = 26  # iterations 52, beyond the warm-up of 50
+    demo_cfg.param_scheduler[1].update(end=26, T_max=26)
 
     def warned(**options) -> list[str]:
         lines.clear()
@@ -116,6 +117,28 @@ def test_a_warm_up_beyond_the_training_is_told_with_both_ends(warned):
         'at iter 50, before lr is what optim_wrapper says'
     )
     assert warned(**{'train_cfg.max_epochs': 25, 'param_scheduler.0.end': 50}) == []
+
+
+COSINE = dict(type='CosineAnnealingLR', T_max=6, begin=0, end=6)
+
+
+@pytest.mark.parametrize('count', ['epoch', 'iter'])
+def test_a_decay_that_ends_before_the_training_is_told_with_both_ends(warned, count):
+    cosine = dict(COSINE, convert_to_iter_based=count == 'iter')
+    end, last = dict(epoch=(6, 7), iter=(12, 14))[count]
+    options = {'param_scheduler': [cosine], 'train_cfg.max_epochs': 7}
+    (line,) = warned(**options)
+    assert line.startswith(
+        f'CosineAnnealingLR of param_scheduler ends at {count} {end}, but the training '
+        f'at {count} {last}: '
+    )
+    assert warned(**{**options, 'train_cfg.max_epochs': 6}) == []
+
+
+def test_a_decay_that_another_schedule_follows_is_not_told(warned):
+    then = dict(type='ConstantLR', factor=1, begin=6, end=7)
+    options = {'param_scheduler': [COSINE, then], 'train_cfg.max_epochs': 7}
+    assert warned(**options) == []
 
 
 @pytest.mark.parametrize('kind', ['ConstantLR', 'QuadraticWarmupLR'])

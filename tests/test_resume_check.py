@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+from mmengine.runner import Runner
+
+from ctkd_mm.resume_check import check_resumed
+
+
+@pytest.fixture
+def warned(monkeypatch) -> list[str]:
+    lines = []
+    monkeypatch.setattr(
+        'ctkd_mm.resume_check.print_log', lambda line, **_: lines.append(line)
+    )
+    return lines
+
+
+@pytest.fixture
+def meta(demo_cfg) -> dict:
+    return dict(cfg=demo_cfg.pretty_text)
+
+
+def test_the_same_settings_pass_wherever_the_run_is(demo_cfg, meta, warned):
+    demo_cfg.merge_from_dict(
+        {'work_dir': 'moved', 'model.teacher_ckpt': 'moved.pth', 'resume': True}
+    )
+    check_resumed(demo_cfg, meta)
+    check_resumed(demo_cfg, {})  # a checkpoint of other making
+    assert warned == []
+
+
+@pytest.mark.parametrize(
+    ('option', 'told'),
+    [
+        ({'temperature.tau_range': 5}, r'temperature\.tau_range=5, was 20'),
+        ({'loss_weight': 2.0}, r'loss_weight=2\.0, was None'),
+    ],
+)
+def test_another_distillation_loss_is_refused(demo_cfg, meta, option, told):
+    demo_cfg.merge_from_dict({f'model.loss_kd.{k}': v for k, v in option.items()})
+    with pytest.raises(ValueError, match=rf'loss: model\.loss_kd\.{told}\. Give the'):
+        check_resumed(demo_cfg, meta)
+
+
+def test_other_settings_are_told_with_both_values(demo_cfg, meta, warned):
+    last = demo_cfg.train_cfg.max_epochs
+    demo_cfg.train_cfg.max_epochs = last + 1
+    demo_cfg.optim_wrapper.optimizer.lr = 0.5
+    check_resumed(demo_cfg, meta)
+    (line,) = warned
+    assert f'train_cfg.max_epochs={last + 1}, was {last}' in line
+    assert 'optim_wrapper.optimizer.lr=0.5, was 0.001' in line
+
+
+def test_a_training_that_resumes_with_another_range_is_refused(demo_cfg):
+    demo_cfg.train_cfg.max_epochs = 1
+    demo_cfg.val_cfg = demo_cfg.val_dataloader = demo_cfg.val_evaluator = None
+    Runner.from_cfg(copy.deepcopy(demo_cfg)).train()
+    demo_cfg.resume = True
+    demo_cfg.model.loss_kd.temperature.tau_range = 5
+    with pytest.raises(ValueError, match=r'cannot resume with another .*tau_range=5'):
+        Runner.from_cfg(demo_cfg).train()
