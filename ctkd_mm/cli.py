@@ -245,6 +245,10 @@ def _run_mmdet_tool(name: str, argv: Argv) -> None:
     try:
         runpy.run_path(str(tool), run_name='__main__')
     except Exception as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            # While it writes the config of a checkpoint, MMEngine takes Ctrl-C for a
+            # mistake in it.
+            raise KeyboardInterrupt from None
         with suppress(Exception):  # the config itself may be what is wrong
             _explain(error, args)
         raise

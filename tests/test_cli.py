@@ -216,6 +216,23 @@ def test_train_in_mixed_precision(root, options, tmp_path):
     assert all(line['distill.loss_kd'] > 0 for line in read_scalars(tmp_path))
 
 
+def test_ctrl_c_while_a_config_is_written_is_no_mistake_in_it(monkeypatch):
+    run_path = cli.runpy.run_path
+
+    def interrupted(path, run_name=None):
+        if run_name != '__main__':
+            return run_path(path, run_name=run_name)  # for the tool's arguments
+        try:  # as Config.pretty_text
+            raise KeyboardInterrupt
+        except BaseException:
+            raise SyntaxError('Failed to format the config file')  # noqa: B904
+
+    monkeypatch.setattr(cli.runpy, 'run_path', interrupted)
+    monkeypatch.setattr(sys, 'argv', sys.argv)
+    with pytest.raises(KeyboardInterrupt):
+        cli.train([STUDENT])
+
+
 def test_two_bases_with_the_same_key_are_named_with_what_to_do(tmp_path):
     for name in ('a', 'b'):
         (tmp_path / f'{name}.py').write_text('model = dict(type="FasterRCNN")')
