@@ -94,7 +94,8 @@ def short_path(path: PathLike) -> str:
 
 def _logs(run: PathLike) -> list[Path]:
     run = Path(run)
-    logs = [run] if run.is_file() else sorted(run.glob(LOG))
+    is_log = run.suffix == '.json' and run.is_file()
+    logs = [run] if is_log else sorted(run.glob(LOG))
     if not logs:
         near = some(map(short_path, _runs_near(run)), shown=5)
         raise FileNotFoundError(
