@@ -184,7 +184,9 @@ def test_boxes_outside_for_another_reason_are_not_called_corners(coco, logged):
     check_dataset(coco(move_outside(5, 4)), 'key')
     (line,) = logged
     assert line.startswith('key: 5 of 92 boxes ')
-    assert 'for example. Correct bbox, or width and height of the images, unless' in line
+    assert (
+        'for example. Correct bbox, or width and height of the images, unless' in line
+    )
 
 
 @pytest.mark.parametrize(('number', 'pixels'), [(4, 4), (92, 3)])
