@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from .explain import walk
 from .listing import some
 
 # What a training's way depends on, and a checkpoint does not bring along.
@@ -26,7 +26,8 @@ def check_resumed(cfg: Config, meta: dict) -> None:
 
     Args:
         cfg: The config to train with.
-        meta: The checkpoint's, in which MMEngine keeps its config as text.
+        meta: The checkpoint's, in which MMEngine keeps its config as code, which is
+            only parsed here. One without a config that can be parsed passes.
 
     Raises:
         ValueError: If ``model.loss_kd`` differs.
@@ -34,7 +35,10 @@ def check_resumed(cfg: Config, meta: dict) -> None:
     before, now = meta.get('cfg'), cfg.pretty_text
     if not isinstance(before, str) or before == now:
         return
-    was, now = (dict(_settings(Config.fromstring(x, '.py'))) for x in (before, now))
+    try:
+        was, now = dict(_settings(before)), dict(_settings(now))
+    except SyntaxError:  # values that have no literal
+        return
     changed = [key for key in {**was, **now} if was.get(key) != now.get(key)]
     lines = {
         key: f'{key}={now.get(key)!r}, was {was.get(key)!r}'
@@ -58,8 +62,31 @@ def check_resumed(cfg: Config, meta: dict) -> None:
         )
 
 
-def _settings(cfg: Config) -> Iterator[tuple[str, Any]]:
-    for part in PARTS:
-        for key, value in walk(cfg.get(part), part):
-            if not isinstance(value, (dict, list, tuple)):
-                yield key, value
+def _settings(text: str) -> Iterator[tuple[str, Any]]:
+    for statement in ast.parse(text).body:
+        for target in getattr(statement, 'targets', ()):
+            if getattr(target, 'id', None) in PARTS:
+                yield from _leaves(statement.value, target.id)
+
+
+def _leaves(node: ast.AST, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, ast.Call):  # dict(...), with a {...} in it for odd keys
+        parts = [(f'{path}.{part.arg}', part.value) for part in node.keywords]
+        parts += [(path, part) for part in node.args]
+    elif isinstance(node, ast.Dict):
+        keys = map(_value, node.keys)
+        parts = [(f'{path}.{key}', part) for key, part in zip(keys, node.values)]
+    elif isinstance(node, (ast.List, ast.Tuple)):
+        parts = [(f'{path}.{i}', part) for i, part in enumerate(node.elts)]
+    else:
+        yield path, _value(node)
+        return
+    for key, part in parts:
+        yield from _leaves(part, key)
+
+
+def _value(node: ast.AST) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:  # inf, for example
+        return ast.dump(node)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from math import inf
 
 import pytest
 from mmengine.runner import Runner
@@ -28,6 +29,7 @@ def test_the_same_settings_pass_wherever_the_run_is(demo_cfg, meta, warned):
     )
     check_resumed(demo_cfg, meta)
     check_resumed(demo_cfg, {})  # a checkpoint of other making
+    check_resumed(demo_cfg, dict(cfg='model=dict(loss_kd=<object at 0x7f>)'))
     assert warned == []
 
 
@@ -52,6 +54,22 @@ def test_other_settings_are_told_with_both_values(demo_cfg, meta, warned):
     (line,) = warned
     assert f'train_cfg.max_epochs={last + 1}, was {last}' in line
     assert 'optim_wrapper.optimizer.lr=0.5, was 0.001' in line
+
+
+def test_settings_in_lists_and_of_odd_names_are_compared(demo_cfg, meta, warned):
+    demo_cfg.optim_wrapper.paramwise_cfg.custom_keys['a.b'] = dict(lr_mult=inf)
+    demo_cfg.param_scheduler[1].end += 1
+    check_resumed(demo_cfg, meta)
+    (line,) = warned
+    assert 'custom_keys.a.b.lr_mult=' in line
+    assert 'param_scheduler.1.end=7, was 6' in line
+
+
+def test_a_config_in_a_checkpoint_is_not_executed(demo_cfg, meta, warned, tmp_path):
+    touch = f"__import__('pathlib').Path({str(tmp_path / 'ran')!r}).touch()"
+    check_resumed(demo_cfg, dict(cfg=f'{meta["cfg"]}\nmore = {touch}\n'))
+    check_resumed(demo_cfg, dict(cfg=f'{meta["cfg"]}\ntrain_cfg = {touch}\n'))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_training_that_resumes_with_another_range_is_refused(demo_cfg):
