@@ -28,9 +28,9 @@ class TemperatureDoctorHook(TemperatureLogHook):
     has not touched; not for a temperature with a value for each sample. So the log
     tells whether tau climbs. No other iteration is looked at, no gradient is changed.
     When an epoch has begun (after every 5000 iterations where there are no epochs) all
-    that was logged is diagnosed, and each verdict warned of once; at the end of the
-    training the log has a summary. A resumed run goes on from the JSON log in its work
-    directory. Tau and slope are the first process's.
+    that was logged is diagnosed, at the end of the training once more, and each verdict
+    warned of once; then the log has a summary. A resumed run goes on from the JSON log
+    in its work directory. Tau and slope are the first process's.
 
     Beside it, :class:`ctkd_mm.CurriculumHook` logs tau and lambda.
 
@@ -63,7 +63,8 @@ class TemperatureDoctorHook(TemperatureLogHook):
             )
         self.lines = _logged(runner) if runner.iter else []
         self.epoch = _epoch(self.lines[-1]) if self.lines else 0
-        self.warned = {(s, f.verdict) for s, f in self._findings(ended=False)}
+        judged = _judged(self.lines)
+        self.warned = {(s, f.verdict) for s, f in self._findings(judged, ended=False)}
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
@@ -95,7 +96,7 @@ class TemperatureDoctorHook(TemperatureLogHook):
         epoch = _epoch(self.lines[-1])
         if epoch > self.epoch:
             self.epoch = epoch
-            self._warn(runner)
+            self._warn(runner, self._findings(self.lines, ended=False))
 
     def scalars(self) -> dict[str, float | Tensor]:
         """The sign of the slope in every tau of one value, 0 where there was none."""
@@ -108,7 +109,9 @@ class TemperatureDoctorHook(TemperatureLogHook):
     def after_train(self, runner: Runner) -> None:
         """Warn of what is new, and sum up."""
         self._release()
-        for suffix, finding in self._findings(ended=True):
+        findings = self._findings(self.lines, ended=True)
+        self._warn(runner, findings)
+        for suffix, finding in findings:
             advice = f'. {finding.advice}' if finding.advice else ''
             runner.logger.info(
                 f'temperature doctor: tau{suffix}: {finding.verdict}: '
@@ -119,8 +122,8 @@ class TemperatureDoctorHook(TemperatureLogHook):
         """Stop watching; the loops of :mod:`ctkd_mm.resume` call it."""
         self._release()
 
-    def _warn(self, runner: Runner) -> None:
-        for suffix, finding in self._findings(ended=False):
+    def _warn(self, runner: Runner, findings: list[tuple[str, Finding]]) -> None:
+        for suffix, finding in findings:
             if (suffix, finding.verdict) not in self.warned and finding.advice:
                 self.warned.add((suffix, finding.verdict))
                 runner.logger.warning(
@@ -128,10 +131,10 @@ class TemperatureDoctorHook(TemperatureLogHook):
                     f'{finding.advice}'
                 )
 
-    def _findings(self, ended: bool) -> list[tuple[str, Finding]]:
+    def _findings(self, lines: list[dict], ended: bool) -> list[tuple[str, Finding]]:
         found = []
         for suffix, temperature in self.temperatures.items():
-            own = of_temperature(self.lines, suffix)
+            own = of_temperature(lines, suffix)
             bounds = temperature.tau_init, temperature.tau_range
             if own:  # else it never ran
                 found += [(suffix, f) for f in diagnose(own, *bounds, ended=ended)]
@@ -186,6 +189,12 @@ def _logged(runner: Runner) -> list[dict[str, float]]:
         for line in lines
         if line['step'] <= runner.iter
     ]
+
+
+def _judged(lines: list[dict]) -> list[dict]:
+    """The lines that there were when the last epoch had begun."""
+    epochs = [_epoch(line) for line in lines]
+    return lines[: epochs.index(epochs[-1]) + 1] if lines else []
 
 
 def _epoch(line: dict) -> int:

@@ -156,6 +156,36 @@ def test_it_warns_once_when_there_is_evidence_and_sums_up(tmp_path):
     assert 'until epoch 6' in summary
 
 
+def test_what_only_the_end_shows_is_warned_of_too(tmp_path):
+    train(tmp_path / 'frozen', Distilled(GlobalTemperature()), epochs=3)
+    (warning,) = told(tmp_path / 'frozen', 'tau is frozen')
+    assert warning.startswith('WARNING') and 'until epoch 3' in warning
+    slow = {**CURRICULUM, 'end': 60}
+    loop = dict(by_epoch=True, max_epochs=4)
+    runner = make_runner(tmp_path, Distilled(GlobalTemperature()), slow, loop)
+    runner.register_hook(DOCTOR)
+    runner.train()
+    (warning,) = told(tmp_path, 'tau is no ramp')
+    assert warning.startswith('WARNING')
+
+
+class Kill(Hook):
+    """Ends a training when its fourth epoch begins."""
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == 3:
+            raise KeyboardInterrupt
+
+
+def test_what_a_killed_run_had_no_time_to_warn_of_is_warned_of(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, Distilled(GlobalTemperature()), (DOCTOR, Kill()), epochs=6)
+    assert not told(tmp_path, 'tau is frozen')
+    train(tmp_path, Distilled(GlobalTemperature()), epochs=6, resume=True)
+    (warning,) = told(tmp_path, 'tau is frozen')
+    assert 'until epoch 4' in warning
+
+
 def test_a_resumed_run_knows_what_was_logged_and_warned_of(tmp_path):
     straight = train(tmp_path / 'a', Distilled(GlobalTemperature()), epochs=6)
     for epochs in (2, 5, 6):
