@@ -61,7 +61,8 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def page(browser, tmp_path_factory, digits_options):
-    folder = tmp_path_factory.mktemp('report')
+    # Long enough for a path of it to need the page's rules for long texts.
+    folder = tmp_path_factory.mktemp('report_of_runs_in_a_folder_with_a_long_name')
     return write_report(make_pair(folder, digits_options), folder / 'report.html')
 
 
