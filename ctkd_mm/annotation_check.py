@@ -16,11 +16,12 @@ from mmengine.fileio import get
 
 from .listing import some
 
-# What MMDetection reads of each entry.
+# What MMDetection reads of each entry, and as what.
+NUMBER, ID, TEXT = (int, float), (int, float, str), (str,)
 FIELDS = dict(
-    images=('id', 'file_name', 'height', 'width'),
-    annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
-    categories=('id', 'name'),
+    images=dict(id=ID, file_name=TEXT, height=NUMBER, width=NUMBER),
+    annotations=dict(id=ID, image_id=ID, category_id=ID, bbox=(object,), area=NUMBER),
+    categories=dict(id=ID, name=ID),
 )
 # Polygons are most of a COCO file, and no box needs them.
 POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"{}]*\]')
@@ -40,16 +41,17 @@ def check_annotations(
         Its content, without polygons.
 
     Raises:
-        ValueError: If it is not JSON, lacks a list or a field, repeats an id or a file
-            name, refers to what it does not hold, has a box of non-finite numbers
-            or negative size, or, of an evaluation, lacks ``iscrowd``.
+        ValueError: If it is not JSON, lacks a list or a field, has one of another
+            type, repeats an id or a category's name, refers to what it does not hold,
+            has a box of non-finite numbers or negative size, or, of an evaluation,
+            lacks ``iscrowd``.
     """
     coco = _read(where, ann_file, backend_args)
     blame = f'{where}: {ann_file}:'
     for name in FIELDS:
         _check_fields(blame, name, coco.get(name))
+        _check_types(blame, name, coco[name])
         _check_unique(blame, name, 'id', coco[name])
-    _check_unique(blame, 'images', 'file_name', coco['images'])
     _check_unique(blame, 'categories', 'name', coco['categories'])
     _check_references(blame, coco)
     _check_numbers(blame, coco['annotations'])
@@ -146,7 +148,7 @@ def _read(where: str, ann_file: str, backend_args: dict | None) -> dict:
 
 
 def _check_fields(blame: str, name: str, entries: Any) -> None:
-    fields = set(FIELDS[name])
+    fields = FIELDS[name].keys()
     if not isinstance(entries, list):
         raise ValueError(
             f'{blame} has no list "{name}" (found {type(entries).__name__}). Give a '
@@ -163,6 +165,21 @@ def _check_fields(blame: str, name: str, entries: Any) -> None:
             )
 
 
+def _check_types(blame: str, name: str, entries: list[dict]) -> None:
+    for field, kinds in FIELDS[name].items():
+        bad = [
+            i for i, entry in enumerate(entries) if not isinstance(entry[field], kinds)
+        ]
+        if bad:
+            wanted = {NUMBER: 'a number', TEXT: 'a string'}.get(
+                kinds, 'a number or a string'
+            )
+            raise ValueError(
+                f'{blame} {name}[{bad[0]}].{field}={entries[bad[0]][field]!r}, '
+                f'expected {wanted}; so are {len(bad)} of {len(entries)}: correct them'
+            )
+
+
 def _check_unique(blame: str, name: str, field: str, entries: list) -> None:
     values = Counter(entry[field] for entry in entries)
     if len(values) == len(entries):
@@ -171,7 +188,7 @@ def _check_unique(blame: str, name: str, field: str, entries: list) -> None:
     raise ValueError(
         f'{blame} {len(repeated)} values of "{field}" occur more than once in '
         f'"{name}": {some(map(repr, repeated))}. Each hides or mixes up the entries '
-        f'before it: make every {field} unique (RepeatDataset repeats images)'
+        f'before it: make every {field} unique'
     )
 
 

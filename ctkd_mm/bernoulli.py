@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .loss import SoftLoss, tempered_logits
+from .ranges import is_not_negative
 from .registry import MODELS
 from .temperature import InstanceTemperature
 
@@ -127,9 +126,9 @@ class BernoulliCTKDLoss(SoftLoss):
         confidence: float = 0.0,
     ) -> None:
         super().__init__(temperature, loss_weight)
-        if not 0 <= confidence < math.inf:
+        if not is_not_negative(confidence):
             raise ValueError(
-                f'confidence must be >= 0 and finite, got {confidence}: it is an '
+                f'confidence must be >= 0 and finite, got {confidence!r}: it is an '
                 "exponent of the teacher's score; 0 counts every place alike"
             )
         if isinstance(self.temperature, InstanceTemperature):

@@ -2,101 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import logging
-import os.path as osp
 from collections.abc import Iterable
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import print_log
-from mmengine.runner import Runner
 from torch import nn
 
 from .curriculum import CurriculumHook
-from .explain import walk
 from .gradient_reversal import GradientReversal
-from .listing import some
+from .listing import some, value_of, warn
 
 # They call the runner's model as if it were the detector.
 DETECTOR_HOOKS = {'SetEpochInfoHook', 'YOLOXModeSwitchHook'}
-# No key of a config that MMDetection or MMRazor ships is this near to another.
-NEAR = 0.9
-
-
-def check_top_level(cfg: Config) -> None:
-    """Look for misspelt arguments of ``Runner``, which MMEngine takes for variables.
-
-    Args:
-        cfg: A complete config.
-
-    Raises:
-        ValueError: If a key is all but that of an argument.
-    """
-    known = set(inspect.signature(Runner.__init__).parameters)
-    for key in cfg:
-        near = difflib.get_close_matches(key, known, 1, NEAR)
-        if near and key not in known:
-            raise ValueError(
-                f'{key}={_short(cfg[key])} is no key that MMEngine reads, and would '
-                f'do nothing. Write {near[0]!r}, or name your variable otherwise'
-            )
-
-
-def check_variables(cfg: Config) -> None:
-    """Look for variables of a config that were changed after it had been read.
-
-    ``loss_kd`` in a method's config is one, copied by ``model = dict(loss_kd=...)``
-    when the file is read: ``--cfg-options loss_kd...`` comes too late for the model.
-
-    Args:
-        cfg: A complete config; one that was read from no file, or whose file was
-            edited since, passes.
-
-    Raises:
-        ValueError: If a variable of the file differs now, or a dict was added, and no
-            setting of its name has its value.
-    """
-    if not cfg.filename or not osp.isfile(cfg.filename):
-        return
-    file = Config.fromfile(cfg.filename)
-    if file.text != cfg.text:
-        return
-    now, written = cfg.to_dict(), file.to_dict()
-    known = inspect.signature(Runner.__init__).parameters
-    settings = dict(walk({key: now[key] for key in now if key in known}))
-    for key, value in now.items():
-        # A dict that was added is an option for a setting of its name.
-        before = written.get(key, {} if isinstance(value, dict) else value)
-        if key in known or value == before:
-            continue
-        used = [path for path in settings if path.split('.')[-1] == key]
-        if used and all(settings[path] != value for path in used):
-            option = f'{used[0]}.NAME' if isinstance(value, dict) else used[0]
-            raise ValueError(
-                f'{key}={_short(value)} was set after {cfg.filename} had been read, '
-                f'and would do nothing: no {key} is read at the top level. Set '
-                f'{some(used)} instead, for example with --cfg-options {option}=...'
-            )
-
-
-def check_method(cfg: Config) -> None:
-    """Look for a part of the method that the config inherits and does not use.
-
-    Args:
-        cfg: A complete config.
-
-    Raises:
-        ValueError: If ``distiller`` or ``paramwise_cfg`` stands at the top level alone.
-    """
-    for key, section in dict(distiller='model', paramwise_cfg='optim_wrapper').items():
-        if cfg.get(key) and not (cfg.get(section) or {}).get(key):
-            raise ValueError(
-                f'{key} of the method is inherited, but nothing uses it: add '
-                f'{section} = dict({key}=_base_.{key}), as the shipped configs of that '
-                f'method do, or {key} = None to do without'
-            )
 
 
 def check_hook_names(names: Iterable[str]) -> None:
@@ -164,6 +81,23 @@ def check_num_classes(model: nn.Module, dataset: Any, key: str) -> None:
             )
 
 
+def check_interval(cfg: Config) -> None:
+    """Check how often to validate; MMEngine divides by it after the first epoch.
+
+    Args:
+        cfg: A complete config.
+
+    Raises:
+        ValueError: If ``train_cfg.val_interval`` is no positive integer.
+    """
+    interval = (cfg.get('train_cfg') or {}).get('val_interval', 1)
+    if not isinstance(interval, int) or interval < 1:
+        raise ValueError(
+            f'train_cfg.val_interval={interval!r}, expected an integer >= 1. For none, '
+            'set val_cfg, val_dataloader and val_evaluator to None'
+        )
+
+
 def check_custom_keys(model: nn.Module, cfg: Config) -> None:
     """Warn of learning-rate multipliers that are meant for no parameter.
 
@@ -175,14 +109,7 @@ def check_custom_keys(model: nn.Module, cfg: Config) -> None:
     names = [name for name, _ in model.named_parameters()]
     for key, value in (paramwise.get('custom_keys') or {}).items():
         if not any(key in name for name in names):
-            print_log(
-                f'optim_wrapper.paramwise_cfg.custom_keys: {key!r}={_short(value)} is '
-                "part of no parameter's name and does nothing. Correct or remove it",
-                logger='current',
-                level=logging.WARNING,
+            warn(
+                f'optim_wrapper.paramwise_cfg.custom_keys: {key!r}={value_of(value)} '
+                "is part of no parameter's name and does nothing. Correct or remove it"
             )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else f'{text[:76]} ...'

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
 from .gradient_reversal import set_lambda
+from .ranges import is_not_negative
 from .registry import HOOKS
 from .temperature_log import TemperatureLogHook
 
@@ -31,9 +33,9 @@ def progress(epoch: int, end: int, begin: int = 0) -> float:
 
     Source: the authors' code of CTKD, whose epochs count from 1.
     """
-    if end <= begin:
+    if not (isinstance(begin, Real) and isinstance(end, Real) and begin < end):
         raise ValueError(
-            f'end must be > begin, got begin={begin}, end={end}: the ramp takes '
+            f'end must be > begin, got begin={begin!r}, end={end!r}: the ramp takes '
             'end - begin epochs or iterations'
         )
     return min(max((epoch + 1 - begin) / (end - begin), 0.0), 1.0)
@@ -157,11 +159,11 @@ class CurriculumHook(RampHook):
         lambda_min: float = 0.0,
         lambda_max: float = 1.0,
     ) -> None:
-        if not all(0 <= value < math.inf for value in (lambda_min, lambda_max)):
+        if not (is_not_negative(lambda_min) and is_not_negative(lambda_max)):
             raise ValueError(
                 'lambda_min and lambda_max must be >= 0 and finite (GradientReversal '
-                f'carries the minus), got lambda_min={lambda_min}, '
-                f'lambda_max={lambda_max}'
+                f'carries the minus), got lambda_min={lambda_min!r}, '
+                f'lambda_max={lambda_max!r}'
             )
         super().__init__(end, begin, by_epoch)
         self.bounds = dict(lambda_min=lambda_min, lambda_max=lambda_max)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.logging import print_log
-
 from .annotation_check import check_annotations, forgotten_metainfo, from_here
-from .listing import some
+from .listing import some, warn
 
 # Boxes of COCO's own files end less than a pixel outside.
 SLACK, OUTSIDE = 3, 0.05  # pixels, and the share of boxes from which to warn
@@ -24,9 +21,10 @@ def check_dataset(dataset: Any, key: str) -> None:
     MMDetection trains on without a word where classes are absent from the file (all
     later labels shift) or stand in another order there, where annotations belong to
     no image or no category, or where ids repeat. Those are refused; boxes that
-    MMDetection drops, or that end outside their images, are counted in a warning.
-    Looked into are wrappers, and in them every data set that loads its file as
-    ``CocoDataset`` does; others pass.
+    MMDetection drops, or that end outside their images, and images that are there
+    more than once are counted in a warning. Looked into are wrappers, and in them
+    every data set that loads its file as ``CocoDataset`` does; others pass. One of
+    several may be without objects.
 
     Args:
         dataset: A data set, as the data loader has it.
@@ -40,22 +38,36 @@ def check_dataset(dataset: Any, key: str) -> None:
     """
     from mmdet.datasets import CocoDataset
 
+    empty = []
     for where, part in _parts(dataset, key):
         if not len(part):
             raise ValueError(f'{where} has no image: {_settings(part)}')
         loads = getattr(type(part), 'load_data_list', None)
-        if loads is CocoDataset.load_data_list:
-            _check_coco(part, where)
+        is_coco = loads is CocoDataset.load_data_list
+        empty.append(_check_coco(part, where) if is_coco else '')
+    if all(empty):
+        raise ValueError(empty[0])
+    for reason in filter(None, empty):
+        warn(reason)
 
 
-def _check_coco(dataset: Any, where: str) -> None:
+def _check_coco(dataset: Any, where: str) -> str:
+    """Check a data set; return why it has no box, if it has none."""
     coco = check_annotations(where, dataset.ann_file, dataset.backend_args)
     _check_labels(dataset, where, coco)
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    _check_boxes(dataset, where, coco, infos)
+    empty = _check_boxes(dataset, where, coco, infos)
     _check_corners(dataset, where, coco)
+    paths = [info['img_path'] for info in infos]
     if dataset.backend_args is None:
-        _check_files(dataset, where, [info['img_path'] for info in infos])
+        _check_files(dataset, where, paths)
+    if len(set(paths)) < len(paths):
+        warn(
+            f'{where}: {len(paths)} images of {dataset.ann_file} are '
+            f'{len(set(paths))} files. Good for repeating some of them; of files '
+            'joined from folders with the same names, make each file_name unique'
+        )
+    return empty
 
 
 def _parts(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -116,12 +128,18 @@ def _check_labels(dataset: Any, where: str, coco: dict) -> None:
             )
 
 
-def _check_boxes(dataset: Any, where: str, coco: dict, infos: list) -> None:
+def _check_boxes(dataset: Any, where: str, coco: dict, infos: list) -> str:
     boxes = [box for info in infos for box in info.get('instances', ())]
     usable = sum(not box.get('ignore_flag', 0) for box in boxes)
     total = len(coco['annotations'])
+    if not total:
+        return (
+            f'{where}: {dataset.ann_file} has no annotations, so no box to learn from '
+            'or to evaluate against. Give a file with objects, unless its images are '
+            'background alone'
+        )
     if not usable:
-        raise ValueError(
+        return (
             f'{where}: none of the {total} annotations in {dataset.ann_file} gives a '
             f'box to learn from or to evaluate against: {len(boxes)} are crowds, and '
             'the others are of other classes, lie outside their images, are less than '
@@ -131,7 +149,7 @@ def _check_boxes(dataset: Any, where: str, coco: dict, infos: list) -> None:
     used = set(dataset.cat_ids)
     other = sum(a['category_id'] not in used for a in coco['annotations'])
     if other:
-        _warn(
+        warn(
             f'{where}: {other} of {total} annotations in {dataset.ann_file} are of '
             'categories that metainfo.classes does not name, and are not used',
         )
@@ -140,11 +158,12 @@ def _check_boxes(dataset: Any, where: str, coco: dict, infos: list) -> None:
         a['image_id'] in seen and a['category_id'] in used for a in coco['annotations']
     )
     if here > len(boxes):
-        _warn(
+        warn(
             f'{where}: MMDetection drops {here - len(boxes)} of {total} annotations '
             f'in {dataset.ann_file}: outside the image, less than a pixel wide, area '
             '0 or "ignore"',
         )
+    return ''
 
 
 def _check_corners(dataset: Any, where: str, coco: dict) -> None:
@@ -159,7 +178,7 @@ def _check_corners(dataset: Any, where: str, coco: dict) -> None:
         return
     corners = all(w >= x and h >= y for (x, y, w, h), _ in outside)
     box, size = outside[0]
-    _warn(
+    warn(
         f'{where}: {len(outside)} of {len(coco["annotations"])} boxes in '
         f'{dataset.ann_file} end outside their images, {box} in {size} pixels for '
         'example. '
@@ -191,7 +210,3 @@ def _check_files(dataset: Any, where: str, paths: list[str]) -> None:
             f'not exist: {some(missing)}{from_here(missing[0])}. Get them, or correct '
             f'data_prefix={dataset.data_prefix!r}'
         )
-
-
-def _warn(message: str) -> None:
-    print_log(message, logger='current', level=logging.WARNING)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from .loss import SoftLoss, kl_div, tempered_log_probs
+from .ranges import is_not_negative
 from .registry import MODELS
 
 
@@ -102,10 +101,10 @@ class DKDLoss(SoftLoss):
     ) -> None:
         super().__init__(temperature, loss_weight)
         for name, value in dict(alpha=alpha, beta=beta).items():
-            if not 0 <= value < math.inf:
+            if not is_not_negative(value):
                 raise ValueError(
-                    f'{name} must be >= 0 and finite, got {value}: 0 leaves that part '
-                    'of the loss out'
+                    f'{name} must be >= 0 and finite, got {value!r}: 0 leaves that '
+                    'part of the loss out'
                 )
         self.alpha = alpha
         self.beta = beta

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os.path as osp
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from .annotation_check import annotation_files, check_annotations
+from .listing import some
 
 
 def check_evaluator(cfg: Config, split: str) -> None:
@@ -17,21 +19,23 @@ def check_evaluator(cfg: Config, split: str) -> None:
 
     MMDetection's configs name the file twice. Compared are those of ``CocoMetric``
     and of a single ``CocoDataset``, subclasses included; a file with the same images
-    is as good. A metric with ``format_only`` counts nothing.
+    is as good. A metric with ``format_only`` counts nothing. Of a part of a file, which
+    ``indices`` gives, the rest would count as missed.
 
     Args:
         cfg: A complete config.
         split: ``val`` or ``test``.
 
     Raises:
-        ValueError: If the two files have different images.
+        ValueError: If the two files have different images, or the data set has
+            ``indices``.
     """
     loader = cfg.get(f'{split}_dataloader') or {}
     key = f'{split}_dataloader.dataset'
     files = list(annotation_files(key, loader.get('dataset')))
     if len(files) != 1 or not _is_a('CocoDataset', files[0][2]):
         return
-    key, wanted, _ = files[0]
+    key, wanted, dataset = files[0]
     evaluator = cfg.get(f'{split}_evaluator')
     for where, metric in _metrics(f'{split}_evaluator', evaluator):
         found = metric.get('ann_file')
@@ -42,6 +46,54 @@ def check_evaluator(cfg: Config, split: str) -> None:
                 f'{where}.ann_file={found!r} has other images than {wanted!r}, which '
                 f'{key} reads: the mAP would be wrong. Set both to one file'
             )
+        if dataset.get('indices') is not None:
+            raise ValueError(
+                f'{key}.indices={dataset["indices"]!r} is a part of the images of '
+                f'{where}.ann_file={found!r}: the others would count as missed. Write '
+                'a file of that part (tools/coco_subset.py), or set indices=None'
+            )
+
+
+def check_save_best(cfg: Config) -> None:
+    """Check that ``save_best`` names a figure that ``CocoMetric`` gives.
+
+    MMEngine looks it up after the first validation. Other metrics are not known.
+
+    Args:
+        cfg: A complete config.
+
+    Raises:
+        ValueError: If none of the evaluator's figures has that name.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    wanted = hook.get('save_best') or ()
+    metrics = [metric for _, metric in _metrics('', cfg.get('val_evaluator'))]
+    if not metrics or not all(_is_a('CocoMetric', metric) for metric in metrics):
+        return
+    known = {name for metric in metrics for name in _figures(metric)}
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        if name not in known | {'auto'} and not name.endswith('_precision'):
+            near = difflib.get_close_matches(name, known, 1)
+            raise ValueError(
+                f'default_hooks.checkpoint.save_best={name!r} is no figure of '
+                f'val_evaluator: it gives {some(sorted(known), 12)}'
+                + (f'. Write {near[0]!r}' if near else '')
+            )
+
+
+def _figures(metric: dict) -> Iterator[str]:
+    kinds = metric.get('metric', 'bbox')
+    for kind in [kinds] if isinstance(kinds, str) else kinds:
+        prefix = f'{metric.get("prefix") or "coco"}/'
+        defaults = [f'mAP{of}' for of in ('', '_50', '_75', '_s', '_m', '_l')]
+        if kind.startswith('proposal'):
+            numbers = metric.get('proposal_nums', (100, 300, 1000))
+            defaults = [f'AR@{n}' for n in numbers]
+            defaults += [f'AR_{size}@1000' for size in 'sml']
+        else:
+            prefix += f'{kind}_'
+        for item in metric.get('metric_items') or defaults:
+            yield prefix + item
 
 
 def _metrics(key: str, cfg: Any) -> Iterator[tuple[str, dict]]:

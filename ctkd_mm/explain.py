@@ -38,6 +38,13 @@ def explain(error: Exception, cfg: Config) -> str:
     Returns:
         The error's text, with keys, values and the nearest names, as far as known.
     """
+    try:
+        return _explain(error, cfg)
+    except Exception:  # the config, or the data, may be what cannot be looked into
+        return str(error) or type(error).__name__
+
+
+def _explain(error: Exception, cfg: Config) -> str:
     known = inspect.signature(Runner.__init__).parameters
     cfg = {key: cfg[key] for key in cfg if key in known}  # not a config's variables
     text = str(error.args[0] if isinstance(error, KeyError) else error)
@@ -57,7 +64,7 @@ def explain(error: Exception, cfg: Config) -> str:
         text = unknown.group()
         found = _misspelt_types(*unknown.groups(), cfg)
     else:
-        mentioned = ' or '.join(_mentioned(text, cfg))
+        mentioned = ' or '.join(_mentioned(text, cfg) or _building(error, cfg))
         found = [f'correct {mentioned}'] if mentioned else []
     text = text or type(error).__name__
     return f'{text} [{"; ".join(found)}]' if found else text
@@ -137,7 +144,7 @@ def _mentioned(text: str, cfg: dict) -> list[str]:
         parent, _, name = path.rpartition('.')
         if parent and path in text:
             return []  # it says so itself
-        if isinstance(value, (dict, list, tuple)) or name.isdigit():
+        if isinstance(value, dict) or name.isdigit():
             continue
         named = _word(name, text, '') and _word(str(value), text)
         if named or isinstance(value, str) and len(value) > 8 and value in text:
@@ -145,6 +152,23 @@ def _mentioned(text: str, cfg: dict) -> list[str]:
     most = max(map(len, by_parent.values()), default=0)
     groups = [lines for lines in by_parent.values() if len(lines) == most]
     return [line for lines in groups for line in lines]
+
+
+def _building(error: Exception, cfg: dict) -> list[str]:
+    """The parts of the config in whose class a value of a wrong type was met."""
+    if not isinstance(error, TypeError):
+        return []
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        kind = type(frame.f_locals.get('self')).__name__
+        found = [
+            f'{path}={dict(value)!r}'
+            for path, value in walk(cfg)
+            if isinstance(value, dict) and str(value.get('type')).split('.')[-1] == kind
+        ]
+        if found and frame.f_code.co_name == '__init__':
+            return found
+    return []
 
 
 def _word(word: str, text: str, joined: str = '.') -> bool:

@@ -58,6 +58,7 @@ class FiniteHook(Hook):
         self.max_skips = max_skips
         self.skips = 0
         self.stepped = False
+        self.infinite: set[str] = set()
         self.losses: dict[str, Tensor] = {}
         self.buffers: list[tuple[Tensor, Tensor]] = []
         self.handles: list[Any] = []
@@ -75,6 +76,8 @@ class FiniteHook(Hook):
 
         model = unwrapped(runner)
         self.temperatures = find_temperatures(model)
+        # A mask, for example; weights that a step has spoilt are parameters, or NaN.
+        self.infinite = {k for k, v in model.named_buffers() if v.isinf().any()}
         self.handles = [model.register_forward_hook(keep_losses, with_kwargs=True)]
         for optimizer in _optimizers(runner):
             check = partial(self._before_step, runner)
@@ -111,7 +114,9 @@ class FiniteHook(Hook):
         bad = [
             name
             for name, value in checkpoint['state_dict'].items()
-            if isinstance(value, Tensor) and not value.isfinite().all()
+            if isinstance(value, Tensor)
+            and name not in self.infinite
+            and not value.isfinite().all()
         ]
         if bad:
             raise FloatingPointError(

@@ -1,8 +1,12 @@
-"""How messages list names."""
+"""How messages list names, show values and warn."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from typing import Any
+
+from mmengine.logging import print_log
 
 
 def some(names: Iterable[str], shown: int = 3) -> str:
@@ -18,3 +22,14 @@ def some(names: Iterable[str], shown: int = 3) -> str:
     names = list(names)
     more = f' and {len(names) - shown} more' if len(names) > shown else ''
     return ', '.join(names[:shown]) + more
+
+
+def value_of(value: Any) -> str:
+    """Write a config's value, cut off where it is long."""
+    text = repr(value)
+    return text if len(text) < 80 else f'{text[:76]} ...'
+
+
+def warn(message: str) -> None:
+    """Log a warning where MMEngine logs."""
+    print_log(message, logger='current', level=logging.WARNING)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
+from .ranges import is_not_negative
 from .registry import MODELS
 
 
@@ -121,9 +120,9 @@ class SoftLoss(nn.Module):
 
     def __init__(self, temperature: nn.Module | dict, loss_weight: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= loss_weight < math.inf:
+        if not is_not_negative(loss_weight):
             raise ValueError(
-                f'loss_weight must be >= 0 and finite, got {loss_weight}: 0 turns '
+                f'loss_weight must be >= 0 and finite, got {loss_weight!r}: 0 turns '
                 'distillation off'
             )
         if isinstance(temperature, dict):

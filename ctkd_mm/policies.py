@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from .policy import Policy
+from .ranges import is_positive
 from .registry import MODELS
 from .zscore import spread
 
@@ -22,9 +21,8 @@ def check_tau(key: str, tau: float) -> float:
     Raises:
         ValueError: If tau is not positive and finite.
     """
-    # Not >, which would let NaN through.
-    if not 0 < tau < math.inf:
-        raise ValueError(f'{key} must be > 0 and finite, got {tau}: 1 leaves logits')
+    if not is_positive(tau):
+        raise ValueError(f'{key} must be > 0 and finite, got {tau!r}: 1 leaves logits')
     return float(tau)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -12,13 +14,13 @@ from .config_check import (
     check_curriculum,
     check_custom_keys,
     check_hook_names,
-    check_method,
+    check_interval,
     check_num_classes,
-    check_top_level,
-    check_variables,
 )
-from .evaluator_check import check_evaluator
+from .evaluator_check import check_evaluator, check_save_best
+from .key_check import check_method, check_options, check_top_level, check_variables
 from .policy import find_temperatures
+from .ranges import is_not_negative
 from .registry import HOOKS
 from .resume_check import check_resumed
 from .start_check import check_start, check_weights, teaching, unwrapped
@@ -30,17 +32,18 @@ from .teacher_check import check_class_names, evaluate_teacher
 class PreflightHook(Hook):
     """Refuses, before training, a run that would be wrong from the start.
 
-    Checked are the config and the data sets (:mod:`ctkd_mm.config_check`,
-    :mod:`ctkd_mm.evaluator_check`, :mod:`ctkd_mm.dataset_check`), what the training
-    starts from (:mod:`ctkd_mm.start_check`), and of a distillation that teacher and
-    data have the same class names in the same order, as the checkpoint has that a run
-    resumes or, with all of the student, starts from, that each model's feature levels
-    have the strides its head takes them for, and that this gives the expected logits
+    Checked are the config and the data sets (:mod:`ctkd_mm.key_check`,
+    :mod:`ctkd_mm.config_check`, :mod:`ctkd_mm.evaluator_check`,
+    :mod:`ctkd_mm.dataset_check`), what the training starts from
+    (:mod:`ctkd_mm.start_check`), and of a distillation that teacher and data have the
+    same class names in the same order, as the checkpoint has that a run resumes or,
+    with all of the student, starts from, that each model's feature levels have the
+    strides its head takes them for, and that this gives the expected logits
     (:mod:`ctkd_mm.teacher_check`). The teacher's weights were checked when they were
     loaded (:func:`ctkd_mm.teacher.load_teacher`); a teacher of MMRazor's or
     MMDetection's own distillation is loaded again for it
     (:mod:`ctkd_mm.stock_teacher`). Their hash is logged, stored in every checkpoint,
-    and compared on a resume.
+    and compared on a resume, as is the loss (:mod:`ctkd_mm.resume_check`).
 
     Args:
         expect_map: None, or ``dict(value=..., tol=..., images=K)``: evaluate the
@@ -51,8 +54,8 @@ class PreflightHook(Hook):
 
     Raises:
         ValueError: If ``expect_map`` has other keys or values out of range; before
-            training, if a check fails; on a resume, if the teacher or ``loss_kd`` is
-            another one (:mod:`ctkd_mm.resume_check`).
+            training, if a check fails; on a resume, if the teacher or the distillation
+            loss is another one.
 
     Source: extends :class:`mmengine.hooks.Hook`.
     """
@@ -60,15 +63,10 @@ class PreflightHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, expect_map: dict | None = None) -> None:
-        if expect_map is not None and (
-            set(expect_map) != {'value', 'tol', 'images'}
-            or not 0 <= expect_map['value'] <= 1
-            or not 0 <= expect_map['tol'] <= 1
-            or expect_map['images'] < 1
-        ):
+        if expect_map is not None and not _is_expectation(expect_map):
             raise ValueError(
                 'default_hooks.preflight.expect_map must be dict(value=0..1, '
-                f'tol=0..1, images=>= 1), got {expect_map}'
+                f'tol=0..1, images=>= 1), got {expect_map!r}'
             )
         self.expect_map = expect_map
         self.report: list[str] = []
@@ -166,6 +164,16 @@ class PreflightHook(Hook):
         runner.logger.info(f'preflight: {line}')
 
 
+def _is_expectation(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {'value', 'tol', 'images'}
+        and all(is_not_negative(value[k]) and value[k] <= 1 for k in ('value', 'tol'))
+        and isinstance(value['images'], int)
+        and value['images'] >= 1
+    )
+
+
 def check_config(runner: Runner) -> None:
     """Check the config of any detector, distilled or not, and its data sets.
 
@@ -173,15 +181,19 @@ def check_config(runner: Runner) -> None:
         runner: The runner, with its training loop built.
 
     Raises:
-        ValueError: See :mod:`ctkd_mm.config_check`, :mod:`ctkd_mm.evaluator_check` and
-            :mod:`ctkd_mm.dataset_check`.
+        ValueError: See :mod:`ctkd_mm.key_check`, :mod:`ctkd_mm.config_check`,
+            :mod:`ctkd_mm.evaluator_check` and :mod:`ctkd_mm.dataset_check`.
     """
     check_top_level(runner.cfg)
     check_variables(runner.cfg)
+    check_options(runner.cfg)
     check_method(runner.cfg)
     if teaching(runner):
         check_hook_names(type(hook).__name__ for hook in runner.hooks)
-    check_evaluator(runner.cfg, 'val')
+    if runner.val_loop is not None:
+        check_interval(runner.cfg)
+        check_evaluator(runner.cfg, 'val')
+        check_save_best(runner.cfg)
     loaders = _dataloaders(runner)
     # Once: on every rank, COCO's annotations would be in memory another time.
     error = [_data_error(loaders) if is_main_process() else None]

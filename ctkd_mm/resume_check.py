@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import ast
-import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 
-from .listing import some
+from .listing import some, warn
 
 # What a training's way depends on, and a checkpoint does not bring along.
-PARTS = ('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'custom_hooks')
-PARTS += ('auto_scale_lr',)
+PARTS = ('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'train_dataloader')
+PARTS += ('custom_hooks', 'auto_scale_lr')
+# But for where things are, how long to train, and what is compared elsewhere: the
+# teacher's weights.
+FREE = {'data_root', 'ann_file', 'data_prefix', 'num_workers', 'persistent_workers'}
+FREE |= {'max_epochs', 'max_iters', 'teacher_ckpt'}
+# A loss at a temperature, wherever in the model.
+LOSS = re.compile(r'model\.(loss_kd\.|distiller\.distill_losses\.|.*\.temperature\.)')
 
 
 def check_resumed(cfg: Config, meta: dict) -> None:
@@ -30,22 +35,21 @@ def check_resumed(cfg: Config, meta: dict) -> None:
             only parsed here. One without a config that can be parsed passes.
 
     Raises:
-        ValueError: If ``model.loss_kd`` differs.
+        ValueError: If a distillation loss or a temperature in ``model`` differs.
     """
     before, now = meta.get('cfg'), cfg.pretty_text
-    if not isinstance(before, str) or before == now:
+    if not isinstance(before, str) or before == now or 'model' not in cfg:
         return
     try:
         was, now = dict(_settings(before)), dict(_settings(now))
     except SyntaxError:  # values that have no literal
         return
-    changed = [key for key in {**was, **now} if was.get(key) != now.get(key)]
     lines = {
         key: f'{key}={now.get(key)!r}, was {was.get(key)!r}'
-        for key in changed
-        if key != 'model.teacher_ckpt'  # its weights are compared
+        for key in {**was, **now}
+        if was.get(key) != now.get(key) and FREE.isdisjoint(key.split('.'))
     }
-    losses = [line for key, line in lines.items() if key.startswith('model.loss_kd.')]
+    losses = [line for key, line in lines.items() if LOSS.match(key)]
     if losses:
         raise ValueError(
             f'cannot resume with another distillation loss: {some(losses)}. Give the '
@@ -53,12 +57,10 @@ def check_resumed(cfg: Config, meta: dict) -> None:
             '(load_from, without --resume)'
         )
     if lines:
-        print_log(
+        warn(
             f'resuming with other settings than the checkpoint was trained with: '
             f'{some(lines.values(), 8)}. Give the options of the first start again, '
-            'unless this is meant',
-            logger='current',
-            level=logging.WARNING,
+            'unless this is meant'
         )
 
 

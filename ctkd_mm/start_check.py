@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
 
-from mmengine.logging import print_log
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import (
     ConstantParamScheduler,
@@ -17,6 +15,8 @@ from mmengine.optim import (
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .listing import warn
 
 DECAYS = CosineAnnealingParamScheduler, PolyParamScheduler
 
@@ -32,7 +32,7 @@ def check_start(runner: Runner) -> None:
         runner: The runner, before its first iteration.
     """
     if runner._resume and not runner._has_loaded:
-        _warn(
+        warn(
             f'resume=True, but there is nothing to resume in {runner.work_dir}: the '
             'training starts from iteration 0. Correct work_dir, unless it is a first '
             'start; the first start of a config with load_from wants no --resume, '
@@ -60,7 +60,7 @@ def _check_frozen(model: BaseModel) -> None:
     frozen = [not p.requires_grad for p in backbone.parameters()]
     norms = [not m.training for m in backbone.modules() if isinstance(m, _BatchNorm)]
     if any(frozen) or any(norms):
-        _warn(
+        warn(
             f'{key}.backbone loads no weights (load_from=None, no init_cfg is '
             f'Pretrained), but {sum(frozen)} of its {len(frozen)} parameters and the '
             f'statistics of {sum(norms)} of its {len(norms)} BatchNorm layers are '
@@ -90,7 +90,7 @@ def _check_decay(schedulers: list[_ParamScheduler], runner: Runner) -> None:
     share, latest = max(ends, key=lambda end: end[0], default=(1, None))
     if share < 1 and isinstance(latest, DECAYS):
         unit, last = _unit(latest, runner)
-        _warn(
+        warn(
             f'{type(latest).__name__} of param_scheduler ends at {unit} {latest.end}, '
             f'but the training at {unit} {last}: the rest of it keeps the lowest '
             f'{latest.param_name}. Set end, and T_max where it has one, to the end of '
@@ -102,7 +102,7 @@ def _check_warm_up(scheduler: _ParamScheduler, runner: Runner) -> None:
     unit, last = _unit(scheduler, runner)
     if scheduler.end <= last or not _is_warm_up(scheduler):
         return
-    _warn(
+    warn(
         f'{type(scheduler).__name__} of param_scheduler warms up until {unit} '
         f'{scheduler.end}, but the training ends at {unit} {last}, before '
         f'{scheduler.param_name} is what optim_wrapper says. Set end well below '
@@ -166,7 +166,3 @@ def teaching(runner: Runner) -> BaseModel | None:
 def unwrapped(runner: Runner) -> BaseModel:
     """The runner's model, out of its wrapper."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
-def _warn(message: str) -> None:
-    print_log(message, logger='current', level=logging.WARNING)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .gradient_reversal import GradientReversal
 from .policy import Policy
+from .ranges import is_positive
 from .registry import MODELS
 
 # Where the paper starts its global temperature before the sigmoid.
@@ -42,26 +43,26 @@ class Temperature(Policy):
         tau_start: float | None = None,
     ) -> None:
         super().__init__()
-        # Not >, which would let NaN through.
-        if not 0 < tau_init < math.inf:
+        if not is_positive(tau_init):
             raise ValueError(
-                f'tau_init must be > 0 and finite, got {tau_init}: it is the floor of '
-                'tau, 1 in the paper'
+                f'tau_init must be > 0 and finite, got {tau_init!r}: it is the floor '
+                'of tau, 1 in the paper'
             )
-        if not 0 < tau_range < math.inf:
+        if not is_positive(tau_range):
             raise ValueError(
-                f'tau_range must be > 0 and finite, got {tau_range}: it is the width '
+                f'tau_range must be > 0 and finite, got {tau_range!r}: it is the width '
                 'of the range above tau_init, 20 in the paper'
             )
         self.tau_init = tau_init
         self.tau_range = tau_range
         self.raw_start = PAPER_RAW_START
         if tau_start is not None:
-            share = (tau_start - tau_init) / tau_range
+            known = is_positive(tau_start)
+            share = (tau_start - tau_init) / tau_range if known else 0
             if not 0 < share < 1:
                 raise ValueError(
                     f'tau_start must lie strictly between tau_init={tau_init} and '
-                    f'tau_init + tau_range={tau_init + tau_range}, got {tau_start}: '
+                    f'tau_init + tau_range={tau_init + tau_range}, got {tau_start!r}: '
                     'move it inside, or widen the range'
                 )
             self.raw_start = math.log(share / (1 - share))

@@ -215,3 +215,13 @@ def small_checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def warnings(monkeypatch) -> list[str]:
+    """What the checks warn of."""
+    lines = []
+    monkeypatch.setattr(
+        'ctkd_mm.listing.print_log', lambda line, **_: lines.append(line)
+    )
+    return lines

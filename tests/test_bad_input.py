@@ -245,9 +245,21 @@ BAD_DATA = {
         repeat('annotations', 'id'),
         [TRAIN, '1 values of "id"', '"annotations": 1.', 'make every id unique'],
     ),
-    'file names repeated': (
-        repeat('images', 'file_name'),
-        [TRAIN, '"file_name"', "'000000.png'", 'make every file_name unique'],
+    'image id of another type': (
+        put('images', id=[0]),
+        [TRAIN, 'images[0].id=[0], expected a number or a string', '1 of 16'],
+    ),
+    'image width of another type': (
+        put('images', width='128'),
+        [TRAIN, "images[0].width='128', expected a number", 'correct them'],
+    ),
+    'file name of another type': (
+        put('images', file_name=7),
+        [TRAIN, 'images[0].file_name=7, expected a string', 'correct them'],
+    ),
+    'area of another type': (
+        put('annotations', area=None),
+        [TRAIN, 'annotations[0].area=None, expected a number', 'correct them'],
     ),
     'box of negative size': (
         put('annotations', bbox=[50, 50, -20, 9]),
@@ -285,7 +297,7 @@ BAD_DATA = {
     ),
     'validation without objects': (
         without_objects(split='val'),
-        [VAL, 'none of the 0 annotations', 'to evaluate against', 'Correct'],
+        [VAL, 'has no annotations', 'to evaluate against', 'Give a file with objects'],
     ),
     'training set of no images': (
         no_images('train'),
@@ -509,6 +521,46 @@ BAD_CONFIG = {
         {f'{TRAIN}.metainfo.classes': '0123456789'},
         [f'{TRAIN}.metainfo.classes', 'is a string', 'Add a comma'],
     ),
+    'tau_range with a decimal comma': (
+        {f'{TEMPERATURE}.tau_range': [2, 5]},
+        [f'{TEMPERATURE}.tau_range', 'must be > 0', '[2, 5]', 'width'],
+    ),
+    'tau_start a string': (
+        {f'{TEMPERATURE}.tau_start': '3'},
+        ["got '3'", 'strictly between', 'tau_range=21'],
+    ),
+    'end a string': (
+        {'custom_hooks.0.end': '5'},
+        ["end='5'", 'end must be > begin'],
+    ),
+    'expect_map a number': (
+        {'default_hooks.preflight.expect_map': 0.4},
+        ['default_hooks.preflight.expect_map', 'got 0.4', 'dict(value=0..1'],
+    ),
+    'expect_map of half an image': (
+        {'default_hooks.preflight.expect_map': dict(value=0.4, tol=0, images=1.5)},
+        ['default_hooks.preflight.expect_map', "'images': 1.5", 'images=>= 1'],
+    ),
+    'depth of another type': (
+        {'model.architecture.backbone.depth': [18]},
+        ["unhashable type: 'list'", 'model.architecture.backbone={', "'depth': [18]"],
+    ),
+    'train_cfg.val_interval 0': (
+        {'train_cfg.val_interval': 0},
+        ['train_cfg.val_interval=0', 'expected an integer >= 1', 'For none'],
+    ),
+    'save_best of no figure': (
+        {'default_hooks.checkpoint.save_best': 'coco/bbox_map'},
+        ["save_best='coco/bbox_map'", "Write 'coco/bbox_mAP'"],
+    ),
+    'option of the test misspelt': (
+        {'model.architecture.test_cfg.rcnn.score_thrr': 0.5},
+        ['model.architecture.test_cfg.rcnn.score_thrr=0.5', "Write 'score_thr'"],
+    ),
+    'evaluation of a part of a file': (
+        {f'{VAL}.indices': 2},
+        [f'{VAL}.indices=2', 'count as missed', 'tools/coco_subset.py'],
+    ),
     'half an epoch': (
         {'train_cfg.max_epochs': 1.5},
         ['should be a integer', 'correct train_cfg.max_epochs=1.5'],
@@ -536,6 +588,10 @@ BAD_CONFIG = {
 def test_a_bad_config_ends_in_one_error(refuse, options, words):
     error = refuse(**options)
     assert [word for word in words if word not in error] == [], error
+
+
+def test_an_error_is_told_where_the_config_cannot_be_looked_into():
+    assert explain(ValueError('what is wrong'), None) == 'what is wrong'
 
 
 def saved_as(name, change):

@@ -34,16 +34,6 @@ def coco(digits, tmp_path):
     return build
 
 
-@pytest.fixture
-def logged(monkeypatch) -> list[str]:
-    """What is printed to MMEngine's log."""
-    lines = []
-    monkeypatch.setattr(
-        'ctkd_mm.dataset_check.print_log', lambda line, **_: lines.append(line)
-    )
-    return lines
-
-
 def lose_category(content) -> None:
     content['categories'].pop(3)
     content['annotations'] = [
@@ -51,9 +41,9 @@ def lose_category(content) -> None:
     ]
 
 
-def test_a_sound_set_passes_without_a_word(coco, logged):
+def test_a_sound_set_passes_without_a_word(coco, warnings):
     check_dataset(coco(), 'key')
-    assert logged == []
+    assert warnings == []
 
 
 @pytest.mark.parametrize(
@@ -97,23 +87,48 @@ def test_a_set_without_samples_is_refused_in_any_format():
         check_dataset(Nothing(), 'key')
 
 
-def test_a_subset_of_the_classes_is_told_with_the_number_left_out(coco, logged):
+def test_a_subset_of_the_classes_is_told_with_the_number_left_out(coco, warnings):
     check_dataset(coco(metainfo=dict(classes=DIGITS[:9])), 'key')
-    (line,) = logged
+    (line,) = warnings
     content = json.loads(Path(coco().ann_file).read_text())
     nines = sum(a['category_id'] == 10 for a in content['annotations'])
     assert nines > 0
     assert f'key: {nines} of {len(content["annotations"])} annotations' in line
 
 
-def test_dropped_boxes_are_counted(coco, logged):
+def test_dropped_boxes_are_counted(coco, warnings):
     def change(content) -> None:
         for i, box in enumerate(([500, 500, 9, 9], [5, 5, 0, 9], [-20, 5, 9, 9])):
             content['annotations'][i]['bbox'] = box
 
     check_dataset(coco(change), 'key')
-    (line,) = logged
+    (line,) = warnings
     assert 'key: MMDetection drops 3 of 92 annotations' in line
+
+
+def without_objects(content) -> None:
+    content['annotations'] = []
+
+
+def test_images_of_background_alone_are_sound_beside_others_and_told(coco, warnings):
+    keep = dict(filter_cfg=dict(filter_empty_gt=False))
+    with pytest.raises(ValueError, match='^key: .* has no annotations, so no box'):
+        check_dataset(coco(without_objects, **keep), 'key')
+    empty = coco(without_objects, **keep)
+    Path(empty.ann_file).rename(Path(empty.ann_file).with_name('empty.json'))
+    empty.ann_file = str(Path(empty.ann_file).with_name('empty.json'))
+    check_dataset(ConcatDataset([coco(), empty]), 'key')
+    (line,) = warnings
+    assert line.startswith('key.datasets.1: ') and 'background alone' in line
+
+
+def test_a_file_under_two_ids_is_told_with_both_numbers(coco, warnings):
+    def change(content) -> None:
+        content['images'][1]['file_name'] = content['images'][0]['file_name']
+
+    check_dataset(coco(change), 'key')
+    (line,) = warnings
+    assert line.startswith('key: 16 images of ') and 'are 15 files' in line
 
 
 def test_only_images_that_are_used_must_exist(coco, digits):
@@ -162,9 +177,9 @@ def as_corners(content) -> None:
         annotation['bbox'] = [x, y, x + width, y + height]
 
 
-def test_corners_in_place_of_sizes_are_told_with_the_cure(coco, logged):
+def test_corners_in_place_of_sizes_are_told_with_the_cure(coco, warnings):
     check_dataset(coco(as_corners), 'key')
-    line = logged[-1]
+    line = warnings[-1]
     number = int(re.match(r'key: (\d+) of 92 boxes', line).group(1))
     assert number > 0.3 * 92
     assert ' 128 x 128 pixels for example. bbox is [x, y, width, height]; ' in line
@@ -180,9 +195,9 @@ def move_outside(number, x):
     return change
 
 
-def test_boxes_outside_for_another_reason_are_not_called_corners(coco, logged):
+def test_boxes_outside_for_another_reason_are_not_called_corners(coco, warnings):
     check_dataset(coco(move_outside(5, 4)), 'key')
-    (line,) = logged
+    (line,) = warnings
     assert line.startswith('key: 5 of 92 boxes ')
     assert (
         'for example. Correct bbox, or width and height of the images, unless' in line
@@ -190,9 +205,9 @@ def test_boxes_outside_for_another_reason_are_not_called_corners(coco, logged):
 
 
 @pytest.mark.parametrize(('number', 'pixels'), [(4, 4), (92, 3)])
-def test_few_boxes_outside_or_by_a_rounding_are_nothing(coco, logged, number, pixels):
+def test_few_boxes_outside_or_by_a_rounding_are_nothing(coco, warnings, number, pixels):
     check_dataset(coco(move_outside(number, pixels)), 'key')
-    assert logged == []
+    assert warnings == []
 
 
 @pytest.mark.parametrize('kept', [(), ('5',)], ids=['none', 'one'])

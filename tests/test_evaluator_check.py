@@ -5,7 +5,7 @@ import json
 import pytest
 from mmengine.config import Config
 
-from ctkd_mm.evaluator_check import check_evaluator
+from ctkd_mm.evaluator_check import check_evaluator, check_save_best
 
 
 @pytest.fixture
@@ -106,3 +106,35 @@ def test_another_file_of_the_same_images_is_as_good(cfg, digits, tmp_path):
     corrected.write_text(json.dumps(coco))
     with pytest.raises(ValueError, match='Set both to one file'):
         check_evaluator(cfg, 'val')
+
+
+def test_a_part_of_the_file_is_refused_but_for_a_metric_without_one(cfg):
+    cfg.val_dataloader.dataset.indices = 2
+    message = r'^val_dataloader\.dataset\.indices=2 is a part .*tools/coco_subset\.py'
+    with pytest.raises(ValueError, match=message):
+        check_evaluator(cfg, 'val')
+    cfg.val_evaluator.ann_file = None  # counts what it is shown
+    check_evaluator(cfg, 'val')
+
+
+@pytest.mark.parametrize(
+    ('metric', 'good', 'bad'),
+    [
+        ({}, 'coco/bbox_mAP', 'coco/bbox_map'),
+        ({}, 'auto', 'bbox_mAP'),
+        (dict(metric=['bbox', 'segm']), 'coco/segm_mAP_50', 'coco/mask_mAP'),
+        (dict(prefix='mine'), 'mine/bbox_mAP_s', 'coco/bbox_mAP_s'),
+        (dict(metric_items=['mAP']), 'coco/bbox_mAP', 'coco/bbox_mAP_50'),
+        (dict(metric='proposal_fast'), 'coco/AR@300', 'coco/AR@5'),
+        (dict(classwise=True), 'coco/cat_precision', 'coco/cat_AP'),
+    ],
+)
+def test_save_best_names_a_figure_of_the_evaluator(cfg, metric, good, bad):
+    cfg.val_evaluator.update(metric)
+    cfg.default_hooks = dict(checkpoint=dict(type='CheckpointHook', save_best=good))
+    check_save_best(cfg)
+    cfg.default_hooks.checkpoint.save_best = [good, bad]
+    with pytest.raises(ValueError, match=f'save_best={bad!r} is no figure of'):
+        check_save_best(cfg)
+    cfg.val_evaluator = dict(type='VOCMetric')  # whose figures are not known here
+    check_save_best(cfg)

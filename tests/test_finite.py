@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
@@ -231,6 +232,17 @@ def test_infinite_weights_are_not_saved(tmp_path, student_cfg, batch):
     assert 'roi_head.bbox_head.fc_cls.weight' in message
     assert find_latest_checkpoint(tmp_path / 'run').endswith('iter_4.pth')
     assert not (tmp_path / 'run' / 'iter_6.pth').exists()
+
+
+def test_a_buffer_that_is_infinite_by_design_is_saved(tmp_path, student_cfg, batch):
+    init_default_scope('mmdet')
+    model = MODELS.build(student_cfg)
+    model.register_buffer('mask', torch.tensor([0.0, -INF]))
+    runner, _ = train(tmp_path, model, batch, None, iterations=())
+    runner.train()
+    path = find_latest_checkpoint(tmp_path / 'run')
+    saved = torch.load(path, weights_only=False)['state_dict']
+    assert torch.equal(saved['mask'], torch.tensor([0.0, -INF]))
 
 
 @pytest.mark.parametrize('clip', [dict(max_norm=10), dict(type='value', clip_value=1)])

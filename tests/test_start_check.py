@@ -17,12 +17,8 @@ class StopAtOnce(Hook):
 
 
 @pytest.fixture
-def warned(demo_cfg, monkeypatch):
+def warned(demo_cfg, warnings):
     """Start the demo's student with other settings, and return the warnings."""
-    lines = []
-    monkeypatch.setattr(
-        'ctkd_mm.start_check.print_log', lambda line, **_: lines.append(line)
-    )
     demo_cfg.distillation = dict(model=demo_cfg.model, hooks=demo_cfg.custom_hooks)
     demo_cfg.model = demo_cfg.model.architecture
     demo_cfg.custom_hooks = []
@@ -32,14 +28,14 @@ def warned(demo_cfg, monkeypatch):
     demo_cfg.param_scheduler[1].update(end=26, T_max=26)
 
     def warned(**options) -> list[str]:
-        lines.clear()
+        warnings.clear()
         cfg = copy.deepcopy(demo_cfg)
         cfg.merge_from_dict(options)
         runner = Runner.from_cfg(cfg)
         runner.register_hook(StopAtOnce(), priority='LOW')
         with pytest.raises(Stop):
             runner.train()
-        return list(lines)
+        return list(warnings)
 
     return warned
 
@@ -167,10 +163,11 @@ def test_a_resume_of_nothing_is_told_with_the_folder(warned, demo_cfg):
 
 
 def test_a_resume_of_something_is_not_told(warned, demo_cfg, tmp_path):
+    demo_cfg.param_scheduler = None
     runner = Runner.from_cfg(demo_cfg)
     path = Path(demo_cfg.work_dir) / 'epoch_1.pth'
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.save_checkpoint(str(path.parent), path.name, save_param_scheduler=False)
     (path.parent / 'last_checkpoint').write_text(str(path))
-    assert warned(resume=True, param_scheduler=None) == []
+    assert warned(resume=True) == []

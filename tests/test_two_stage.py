@@ -196,7 +196,8 @@ def test_row_i_is_the_ith_roi_that_the_students_sampler_chose(seen, key):
     preds = seen['given'][f'preds_{key[0].upper()}'].detach()
     detector, stage = getattr(seen['model'], key), seen['stages'][key]
     want = scored_alone(detector, seen['images'], seen['rois'], stage)
-    torch.testing.assert_close(preds, want, rtol=1e-4, atol=1e-5)
+    # One by one, some processors' convolutions round another way, by 3e-5.
+    torch.testing.assert_close(preds, want, rtol=1e-4, atol=1e-4)
     # No neighbour could stand in for a row.
     assert (want - want.roll(1, 0)).abs().amax(dim=1).min() > 1e-3
 
