@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import math
 import random
+import re
 
 import pytest
 from run_logs import train_line, write_log
 
+from ctkd_mm import doctor_rules as rules
 from ctkd_mm.cli_runs import diagnose as diagnose_tool
 from ctkd_mm.curriculum import cosine_curriculum
 from ctkd_mm.doctor import diagnose, diagnose_run
@@ -137,6 +139,30 @@ def test_wide_fast_swings_oscillate():
     assert 'lr_mult' in finding.advice
 
 
+@pytest.mark.parametrize(
+    ('span', 'verdict'), [(0.19, 'healthy'), (0.21, 'oscillating')]
+)
+def test_oscillating_spans_a_fifth_of_the_range(span, verdict):
+    lines = run(lambda t: 10 + 20 * span * (round(t * PER_EPOCH) % 2))
+    assert verdicts(lines) == [verdict]
+
+
+@pytest.mark.parametrize(
+    ('swing', 'verdict'), [(0.59, 'healthy'), (0.61, 'oscillating')]
+)
+def test_a_swing_is_six_tenths_of_the_span(swing, verdict):
+    lines = run(lambda t: 10 + 5 * swing * (round(t * PER_EPOCH) % 2))
+    lines[-1]['tau'] = 15
+    assert verdicts(lines) == [verdict]
+
+
+@pytest.mark.parametrize(('swings', 'verdict'), [(7, 'healthy'), (8, 'oscillating')])
+def test_oscillating_takes_eight_swings(swings, verdict):
+    # From the middle of the log on, one every half epoch.
+    lines = run(lambda t: 10 + 5 * (min(int(2 * max(t - 6, 0)), swings) % 2))
+    assert verdicts(lines) == [verdict]
+
+
 def test_a_sign_that_alternates_from_line_to_line_oscillates():
     lines = run(lambda t: 10 + 3 * (-1) ** round(t * PER_EPOCH))
     assert verdicts(lines) == ['oscillating']
@@ -245,6 +271,15 @@ def test_a_lambda_that_never_changes_has_no_ramp(value):
     assert f'lambda is {value:g} from the start to epoch 12' in finding.seen
     assert 'end of CurriculumHook' in finding.advice
     assert verdicts(lines[: 3 * PER_EPOCH - 1]) == ['healthy']
+    assert verdicts(lines[: 3 * PER_EPOCH]) == ['no ramp']
+
+
+@pytest.mark.parametrize(('last', 'verdict'), [(0.49, 'no ramp'), (0.51, 'healthy')])
+def test_a_lambda_that_still_grows_at_the_end_is_half_grown_at_least(last, verdict):
+    lines = run(lambda t: 3 + t)
+    for line in lines:
+        line['lambda'] = last * line['step'] / lines[-1]['step']
+    assert verdicts(lines) == [verdict]
 
 
 def test_a_ramp_far_longer_than_the_training_is_none():
@@ -297,6 +332,37 @@ def test_several_findings_come_together():
 def test_nothing_logged_is_refused():
     with pytest.raises(ValueError, match='no logged line has a tau'):
         diagnose([train_line(1)], 1, 20)
+
+
+def numbers(text):
+    return [n for n in map(float, re.findall(r'-?[\d.]*\d', text)) if n]
+
+
+def test_the_documented_thresholds_are_the_rules(root):
+    want = {
+        'frozen': [
+            rules.FROZEN_SHARE,
+            rules.FROZEN_FULL_EPOCHS,
+            rules.FROZEN_ITERATIONS,
+        ],
+        'floor': [rules.SATURATED_SHARE],
+        'ceiling': [1 - rules.SATURATED_SHARE],
+        'oscillating': [rules.SPAN_SHARE, rules.SWING_OF_SPAN, rules.SWINGS],
+        'descending': [rules.AGAINST_SHARE, -rules.AGAINST_Z],
+        'no ramp': [rules.RAMP_EPOCHS, rules.RAMPED_LAMBDA],
+    }
+    page = (root / 'docs' / 'doctor.md').read_text()
+    rows = [line.split(' | ') for line in page.splitlines() if line.startswith('| ')]
+    when = {verdict[2:]: numbers(when) for verdict, when, *_ in rows}
+    assert {verdict: when[verdict] for verdict in want} == want
+    bullets = diagnose.__doc__.split('Args:')[0].split('- ``')[1:]
+    said = {
+        verdict: numbers(rule) for verdict, rule in (b.split('``', 1) for b in bullets)
+    }
+    # One bullet for both ends, with their time; and z takes its square of changes.
+    want['floor'] += [*want.pop('ceiling'), rules.SATURATED_FULL_EPOCHS]
+    want['descending'].append(rules.AGAINST_Z**2)
+    assert said == {'non-finite': [], **want}
 
 
 GLOBAL = "dict(type='ctkd_mm.GlobalTemperature', tau_init=2)"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from ctkd_mm import demo
 
@@ -97,15 +102,92 @@ def test_every_log_is_of_the_loss_that_its_config_has_now(experiments):
     record = experiments('record')
     runs = record.load_runs()
     for name, run in runs.items():
-        tau = run.get('tau_of') and record.final_tau(run['tau_of'], 0, runs)
-        loss = record.make_method(run, tau).loss_kd if run['method'] else None
-        assert record.read_log(name, 0, runs)['loss_kd'] == loss, name
+        for seed in run['seeds']:
+            tau = run.get('tau_of') and record.final_tau(run['tau_of'], seed, runs)
+            loss = record.make_method(run, tau).loss_kd if run['method'] else None
+            assert record.read_log(name, seed, runs)['loss_kd'] == loss, (name, seed)
 
 
 def test_the_page_is_what_the_logs_say(experiments, root):
     runs, results = experiments('record').load_runs(), experiments('results')
     page = experiments('page').write_page(runs, results.load_logs(runs))
     assert page == (root / 'docs' / 'results.md').read_text()
+
+
+def read_tables(page: Path) -> list[list[list[str]]]:
+    """Cells of every table of a Markdown page, by row, without emphasis."""
+    tables = [[]]
+    for line in page.read_text().splitlines():
+        if line.startswith('|---'):
+            continue
+        if line.startswith('|'):
+            tables[-1].append([cell.strip(' *') for cell in line[1:-1].split('|')])
+        elif tables[-1]:
+            tables.append([])
+    return tables
+
+
+@pytest.fixture
+def measured(experiments, root) -> dict[str, list[float]]:
+    """The box mAP of each seed, by the title of the run, straight from the logs."""
+    maps = {}
+    for name, run in experiments('record').load_runs().items():
+        folder = root / 'experiments' / 'logs' / name
+        logs = [folder / f'seed{seed}.json' for seed in run['seeds']]
+        maps[run['title']] = [
+            json.loads(log.read_text())['metrics']['bbox_mAP'] for log in logs
+        ]
+    return maps
+
+
+@pytest.fixture
+def answer(root, measured) -> list[list[str]]:
+    """The page's table whose columns are of runs."""
+    tables = read_tables(root / 'docs' / 'results.md')
+    (found,) = [t for t in tables if t and all(title in measured for title in t[0][1:])]
+    return found
+
+
+def test_the_answer_is_scipys(answer, measured):
+    (_, *others), *rows = answer
+    for title, *cells in rows:
+        for other, cell in zip(others, cells):
+            test = scipy.stats.ttest_rel(measured[title], measured[other])
+            low, high = test.confidence_interval(0.95)
+            figures, verdict = cell.split(': ')
+            mean, half = map(float, figures.split('±'))
+            assert mean == pytest.approx((low + high) / 2, abs=6e-4)
+            assert half == pytest.approx((high - low) / 2, abs=6e-4)
+            sign = 'better' if low > 0 else 'worse'
+            shown = sign if test.pvalue < 0.05 else 'no difference shown'
+            assert verdict == shown, (title, other)
+    assert len(others) > 1 and len(rows) > 1
+
+
+def test_the_answers_baseline_is_the_best_constant_temperature(
+    experiments, answer, measured
+):
+    constant = [
+        run['title']
+        for run in experiments('record').load_runs().values()
+        if run['method'] == 'kd'
+        and 'loss_weight' not in run.get('changes', {}).get('loss_kd', {})
+    ]
+    assert answer[0][1] == max(constant, key=lambda title: np.mean(measured[title]))
+    assert len(constant) > 2
+
+
+def test_every_runs_mean_and_interval_are_scipys(root, measured):
+    rows = sum(read_tables(root / 'docs' / 'results.md'), [])
+    shown = {
+        title: [float(number) for number in cell.split('±')]
+        for title, cell, *_ in rows
+        if title in measured and re.fullmatch(r'[\d.]+ ± [\d.]+', cell)
+    }
+    assert shown.keys() == measured.keys()
+    for title, maps in measured.items():
+        half = scipy.stats.sem(maps) * scipy.stats.t.ppf(0.975, len(maps) - 1)
+        assert shown[title] == pytest.approx([np.mean(maps), half], abs=6e-4), title
 
 
 @pytest.mark.usefixtures('pinned_matplotlib')
@@ -172,6 +254,49 @@ def test_what_is_left_of_another_entry_is_not_continued(
     kept.parent.with_suffix('.py').unlink()
     ledger.Training('kd', 0, run).start({'kd': run})
     assert not kept.is_file()
+
+
+def test_a_training_goes_on_from_its_last_epoch_on_one_core(
+    experiments, small_checkout, monkeypatch
+):
+    ledger, started = experiments('ledger'), []
+    monkeypatch.chdir(small_checkout)
+    monkeypatch.delenv('OMP_NUM_THREADS')
+    monkeypatch.setattr(
+        ledger.subprocess,
+        'Popen',
+        lambda *args, **kwargs: started.append((args, kwargs)),
+    )
+    run = dict(method='kd')
+    ledger.Training('kd', 3, run).start({'kd': run})
+    ((((program, *options),), others),) = started
+    folder = 'work_dirs/ledger/kd/seed3'
+    script = ['-W', 'ignore', 'tools/train.py', f'{folder}.py']
+    assert program == sys.executable
+    assert options == [*script, '--resume', '--work-dir', folder]
+    assert others['env']['OMP_NUM_THREADS'] == '1'
+
+
+def test_the_eta_is_the_time_that_what_is_left_takes_at_the_speed_so_far(
+    experiments, monkeypatch, capsys
+):
+    ledger, now = experiments('ledger'), [1000.0]
+    monkeypatch.setattr(ledger, 'time', SimpleNamespace(time=lambda: now[0]))
+    share = {0: 0.5, 1: 0, 2: 0, 3: 0}  # seed 0 goes on from its half
+    monkeypatch.setattr(ledger.Training, 'share', lambda self: share[self.seed])
+    trainings = [ledger.Training('kd', seed, {}) for seed in share]
+    progress = ledger.Progress(trainings)
+    share[1] = 0.25
+    for now[0], told in (
+        (1059, ''),
+        # Half a run and a quarter took 60 s; three quarters and two runs are left.
+        (1060, '1 of 4 runs done, eta 0:03:40; now kd, seed 1\n'),
+        (1119, ''),
+        # Nothing more was done in as long again.
+        (1120, '1 of 4 runs done, eta 0:07:20; now kd, seed 1\n'),
+    ):
+        progress.report(trainings[1:2], trainings[2:])
+        assert capsys.readouterr().out == told
 
 
 def test_a_second_ledger_does_not_train_into_the_same_folders(

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import html
+import json
 import math
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from report_run import START, STUDENT, demo_config, make_pair
 from run_logs import train_line, write_log
 
+from ctkd_mm.doctor import diagnose_run
 from ctkd_mm.report import write_report
 from ctkd_mm.report_detections import ValSet, evaluate, evaluate_runs
 from ctkd_mm.report_figures import draw_figures
@@ -32,6 +38,32 @@ def page(pair, tmp_path_factory):
 @pytest.fixture
 def student_run(pair, tmp_path):
     return shutil.copytree(pair[1], tmp_path / 'run')
+
+
+@pytest.fixture(scope='module')
+def annotations(digits):
+    return json.loads((digits / 'annotations' / 'val.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def oracle_page(pair, tmp_path_factory):
+    run = tmp_path_factory.mktemp('oracle') / 'run'
+    shutil.copytree(pair[1], run)
+    config = run / START / 'vis_data' / 'config.py'
+    cfg = Config.fromfile(config)
+    preprocessor = dict(type='mmdet.DetDataPreprocessor')
+    cfg.model = dict(type='HalfOracle', data_preprocessor=preprocessor)
+    cfg.dump(config)
+    torch.save(dict(state_dict={}), run / 'epoch_1.pth')
+    return write_report([run], run / 'report.html').read_text()
+
+
+def table_below(page, heading):
+    """Texts of the cells of the first table below a heading, by row."""
+    table = page.split(f'>{heading}</h2>')[1].split('</table>')[0]
+    rows = [re.split('<t[hd]', row)[1:] for row in table.split('<tr>')[1:]]
+    texts = [[re.sub('^[^>]*>|<[^>]*>', ' ', cell) for cell in row] for row in rows]
+    return [[' '.join(text.split()) for text in row] for row in texts]
 
 
 def test_minutes_count_each_iteration_at_the_time_logged_for_it():
@@ -122,18 +154,18 @@ def test_a_figure_shows_what_was_logged_and_none_what_was_not(pair):
     assert len(draw_figures(read_runs(pair[:1]))) == 2
 
 
+@MODELS.register_module()
 class HalfOracle(BaseModel):
-    """Finds every object of the first five classes, and nothing else."""
+    """Finds every object; takes the last five classes for the first, half as sure."""
 
     def forward(self, inputs, data_samples, mode):
         for sample in data_samples:
             truth = sample.gt_instances
-            truth = truth[truth.labels < 5]
             scale = truth.bboxes.new_tensor(sample.scale_factor).repeat(2)
             sample.pred_instances = InstanceData(
                 bboxes=truth.bboxes / scale,
-                labels=truth.labels,
-                scores=torch.ones(len(truth)),
+                labels=truth.labels % 5,
+                scores=torch.where(truth.labels < 5, 1, 0.5),
             )
         return data_samples
 
@@ -152,8 +184,9 @@ def test_the_ap_of_each_class_is_that_of_its_detections(student_run):
     mean = len([label for label in there if label < 5]) / len(there)
     assert detector.overall == pytest.approx(mean, abs=5e-4)
     for boxes, picture in zip(detector.boxes, val_set.pictures):
-        first = [box for box in picture['truth'] if box['label'] < 5]
-        assert len(boxes) == len(first) and {box['kind'] for box in boxes} <= {'hit'}
+        of_first = [box['label'] < 5 for box in picture['truth']]
+        hits = [box['kind'] == 'hit' for box in boxes]
+        assert sorted(hits) == sorted(of_first)
     assert len(val_set.pictures) == 4
 
 
@@ -192,6 +225,36 @@ def test_the_page_holds_every_fact_and_needs_no_other_file(page):
     assert len(page) < 1_000_000
 
 
+def test_a_row_of_the_runs_has_scores_size_minutes_and_seed(page):
+    head, *rows = table_below(page, 'Runs')
+    sizes = ('3,897,442', '335,306', '335,306')
+    # (10 * 1 + 10 * 2) / 60 minutes
+    time = '0.5 20 iterations'
+    assert [row[1:7] for row in rows] == [
+        ['0.250', '0.250 at 1', '0.750', size, time, '7'] for size in sizes
+    ]
+    assert head[6] == 'Seed'
+
+
+def test_every_verdict_is_shown_with_what_was_seen_and_the_advice(tmp_path):
+    temperature = "dict(type='ctkd_mm.GlobalTemperature')"
+    config = f'model = dict(temperature={temperature})\n'
+    ramps = dict(healthy=lambda epoch: {'lambda': epoch / 3}, no_ramp=lambda epoch: {})
+    for name, ramp in ramps.items():
+        lines = [train_line(i, epoch=i, tau=2 + i, **ramp(i)) for i in (1, 2, 3)]
+        log = write_log(tmp_path / name, START, lines)
+        log.with_name('config.py').write_text(config)
+    runs = [tmp_path / name for name in ramps]
+    page = html.unescape(write_report(runs, tmp_path / 'report.html').read_text())
+    blocks = re.findall('<div class="verdict( fine)?">(.*?)</div>', page, re.DOTALL)
+    for run, (fine, block) in zip(runs, blocks):
+        (finding,) = diagnose_run(run)
+        shown = (run.name, f'<b>{finding.verdict}</b>', finding.seen, finding.advice)
+        assert all(text in block for text in shown)
+        assert bool(fine) == (finding.verdict == 'healthy')
+    assert len(blocks) == 2
+
+
 def test_the_teachers_path_is_shown_without_detours(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     log = write_log(tmp_path / 'ctkd', START, [train_line(10)])
@@ -199,6 +262,46 @@ def test_the_teachers_path_is_shown_without_detours(tmp_path, monkeypatch):
     log.with_name('config.py').write_text(f'model = {model}\n')
     page = write_report(['ctkd'], tmp_path / 'report.html').read_text()
     assert '<small>from runs/teacher/epoch_1.pth</small>' in page
+
+
+def test_the_ground_truths_boxes_lie_where_the_annotations_have_them(
+    oracle_page, annotations
+):
+    number = '="([-.0-9]+)"'
+    places = ' '.join(f'{key}{number}' for key in ('x', 'y', 'width', 'height'))
+    shown = re.findall(f'<rect class="truth" {places}>', oracle_page)
+    want = [one['bbox'] for one in annotations['annotations']]
+    np.testing.assert_allclose(np.array(shown, float), want, atol=0.11)
+
+
+def test_a_pictures_caption_counts_the_objects_found_and_the_wrong_boxes(
+    oracle_page, annotations
+):
+    want, found = [], 0
+    names = {one['id']: int(one['name']) for one in annotations['categories']}
+    for image in annotations['images']:
+        labels = [
+            names[one['category_id']]
+            for one in annotations['annotations']
+            if one['image_id'] == image['id']
+        ]
+        hits = sum(label < 5 for label in labels)
+        found += hits
+        want.append(f'{hits} of {len(labels)} found, {len(labels) - hits} wrong')
+    assert re.findall(r'<span>(\d+ of .*?)</span>', oracle_page) == want
+    total = len(annotations['annotations'])
+    assert oracle_page.count('<rect class="hit"') == found > 0
+    assert oracle_page.count('<rect class="miss"') == total - found > 0
+
+
+def test_each_class_has_its_ap_and_a_dash_without_objects(oracle_page, annotations):
+    names = {one['id']: one['name'] for one in annotations['categories']}
+    there = {names[one['category_id']] for one in annotations['annotations']}
+    ap = {name: f'{int(name) < 5:.3f}' for name in there}
+    _, (_, overall), *rows = table_below(oracle_page, 'AP of each class')
+    assert rows == [[name, ap.get(name, '–')] for name in names.values()]
+    mean = sum(map(float, ap.values())) / len(ap)
+    assert float(overall) == pytest.approx(mean, abs=6e-4)
 
 
 def test_text_of_a_config_stays_text(page):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, DictAction
@@ -36,6 +38,26 @@ def test_the_last_line_gives_the_config_the_suggested_range(demo_cfg, tmp_path):
     assert temperature.tau_init == pytest.approx(want.tau_init, rel=0.005)
     assert temperature.tau_range == pytest.approx(want.tau_range, rel=0.005)
     assert temperature(None, None).item() == pytest.approx(want.tau_start, rel=0.005)
+
+
+def test_a_row_of_the_table_has_each_figure_below_its_heading(demo_cfg, tmp_path):
+    report = suggest_temperature(demo_cfg, 8, out=tmp_path / 'c.png')
+    head, row = report[2].strip(), report[3].split()
+    assert row[0] == 'foreground'
+    shown = dict(zip(re.split(' {2,}', head), row[1:]))
+    (seen,) = collect(demo_cfg, 8)[1]
+    rows = seen.parts()['foreground']
+    S, T = rows.preds_S.numpy(), rows.preds_T.numpy()
+    best = {name: np.sort(preds) for name, preds in dict(T=T, S=S).items()}
+    want = {
+        'rows': len(S),
+        'std T': T.std(1).mean(),
+        'std S': S.std(1).mean(),
+        'margin T': (best['T'][:, -1] - best['T'][:, -2]).mean(),
+        'margin S': (best['S'][:, -1] - best['S'][:, -2]).mean(),
+        'end': 0.5 * (T - S).var(1).mean(),  # the limit of tau² KL for large tau
+    }
+    assert {k: float(shown[k]) for k in want} == pytest.approx(want, rel=0.006)
 
 
 def test_the_curve_of_each_part_is_drawn(tmp_path):
