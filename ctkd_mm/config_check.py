@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 from mmengine.config import Config
@@ -88,12 +89,12 @@ def check_interval(cfg: Config) -> None:
         cfg: A complete config.
 
     Raises:
-        ValueError: If ``train_cfg.val_interval`` is no positive integer.
+        ValueError: If ``train_cfg.val_interval`` is no number >= 1.
     """
     interval = (cfg.get('train_cfg') or {}).get('val_interval', 1)
-    if not isinstance(interval, int) or interval < 1:
+    if not isinstance(interval, Real) or interval < 1:
         raise ValueError(
-            f'train_cfg.val_interval={interval!r}, expected an integer >= 1. For none, '
+            f'train_cfg.val_interval={interval!r}, expected a number >= 1. For none, '
             'set val_cfg, val_dataloader and val_evaluator to None'
         )
 

@@ -111,7 +111,8 @@ def _check_own(filename: str, written: dict) -> None:
     own = {
         target.id: ast.get_source_segment(text, statement.value)
         for statement in ast.parse(text).body
-        for target in getattr(statement, 'targets', ())
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
         if isinstance(target, ast.Name)
     }
     for key, section in SECTIONS.items():
@@ -137,9 +138,11 @@ def check_options(cfg: Config) -> None:
     """
     for path, value in walk(cfg.to_dict()):
         known = OPTIONS.get(path.split('.')[-1], ())
-        for key in value if known and isinstance(value, dict) else ():
-            near = difflib.get_close_matches(str(key), known, 1, NEAR_OPTION)
-            if near and key not in known:
+        for key in map(str, value if known and isinstance(value, dict) else ()):
+            near = difflib.get_close_matches(key, known, 1, NEAR_OPTION)
+            # A longer name, such as ga_assigner, is meant.
+            longer = near and set(near[0].split('_')) <= set(key.split('_'))
+            if near and not longer:
                 raise ValueError(
                     f'{path}.{key}={value_of(value[key])} is not read, and would do '
                     f'nothing. Write {near[0]!r}'

@@ -66,9 +66,10 @@ def check_resumed(cfg: Config, meta: dict) -> None:
 
 def _settings(text: str) -> Iterator[tuple[str, Any]]:
     for statement in ast.parse(text).body:
-        for target in getattr(statement, 'targets', ()):
-            if getattr(target, 'id', None) in PARTS:
-                yield from _leaves(statement.value, target.id)
+        if isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                if getattr(target, 'id', None) in PARTS:
+                    yield from _leaves(statement.value, target.id)
 
 
 def _leaves(node: ast.AST, path: str) -> Iterator[tuple[str, Any]]:

@@ -547,7 +547,7 @@ BAD_CONFIG = {
     ),
     'train_cfg.val_interval 0': (
         {'train_cfg.val_interval': 0},
-        ['train_cfg.val_interval=0', 'expected an integer >= 1', 'For none'],
+        ['train_cfg.val_interval=0', 'expected a number >= 1', 'For none'],
     ),
     'save_best of no figure': (
         {'default_hooks.checkpoint.save_best': 'coco/bbox_map'},

@@ -63,6 +63,6 @@ def test_a_hook_that_wants_the_detector_is_refused():
 def test_an_interval_that_validates_never_is_refused(interval):
     check_interval(Config(dict(train_cfg=dict(max_epochs=1))))
     check_interval(Config(dict(train_cfg=dict(val_interval=2))))
-    message = rf'^train_cfg\.val_interval={interval!r}, expected an integer >= 1'
+    message = rf'^train_cfg\.val_interval={interval!r}, expected a number >= 1'
     with pytest.raises(ValueError, match=message):
         check_interval(Config(dict(train_cfg=dict(val_interval=interval))))

@@ -111,6 +111,18 @@ def test_a_loss_that_a_file_sets_beside_its_model_is_refused(
         check_variables(cfg)
 
 
+def test_longer_names_are_no_misspelt_options(read_cfg):
+    cfg = copy.deepcopy(read_cfg)  # as MMDetection's guided anchoring has them
+    cfg.merge_from_dict({'model.architecture.train_cfg.rpn.ga_assigner': {}})
+    check_options(cfg)
+
+
+def test_a_file_that_deletes_a_variable_passes(tmp_path):
+    file = tmp_path / 'mine.py'  # as MMDetection's tracking configs do
+    file.write_text('size = 1\nmodel = dict(size=size)\ndel size\n')
+    check_variables(Config.fromfile(file))
+
+
 @pytest.mark.parametrize(
     ('key', 'right'),
     [
