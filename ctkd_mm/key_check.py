@@ -33,11 +33,19 @@ OPTIONS = dict(
         'dcn_offset_lr_mult',
         'bypass_duplicate',
     ),
-    train_cfg=('rpn', 'rpn_proposal', 'rcnn', 'assigner', 'sampler', 'pos_weight'),
-    test_cfg=('rpn', 'rcnn', 'nms_pre', 'nms', 'score_thr', 'max_per_img'),
+    train_cfg=('rpn', 'rpn_proposal', 'rcnn', 'assigner', 'sampler'),
+    test_cfg=(
+        'rpn',
+        'rcnn',
+        'nms_pre',
+        'nms',
+        'score_thr',
+        'max_per_img',
+        'max_per_image',
+    ),
     rpn_proposal=('nms_pre', 'nms', 'max_per_img', 'min_bbox_size'),
-    rcnn=('assigner', 'sampler', 'pos_weight', 'nms', 'score_thr', 'max_per_img'),
-    rpn=('assigner', 'sampler', 'pos_weight', 'nms_pre', 'nms', 'max_per_img'),
+    rcnn=('assigner', 'sampler', 'nms', 'score_thr', 'max_per_img'),
+    rpn=('assigner', 'sampler', 'nms_pre', 'nms', 'max_per_img'),
 )
 
 
@@ -134,19 +142,23 @@ def check_options(cfg: Config) -> None:
         cfg: A complete config.
 
     Raises:
-        ValueError: If a key is all but one that is read there.
+        ValueError: If a key is all but one that is read there; in a model, whose
+            detector may read others than MMDetection's, a warning says so.
     """
     for path, value in walk(cfg.to_dict()):
         known = OPTIONS.get(path.split('.')[-1], ())
         for key in map(str, value if known and isinstance(value, dict) else ()):
             near = difflib.get_close_matches(key, known, 1, NEAR_OPTION)
             # A longer name, such as ga_assigner, is meant.
-            longer = near and set(near[0].split('_')) <= set(key.split('_'))
-            if near and not longer:
-                raise ValueError(
-                    f'{path}.{key}={value_of(value[key])} is not read, and would do '
-                    f'nothing. Write {near[0]!r}'
-                )
+            if not near or set(near[0].split('_')) <= set(key.split('_')):
+                continue
+            message = (
+                f'{path}.{key}={value_of(value[key])} is not read, and would do '
+                f'nothing. Write {near[0]!r}'
+            )
+            if not path.startswith('model.'):
+                raise ValueError(message)
+            warn(f'{message}, unless a detector of your own reads it')
 
 
 def check_method(cfg: Config) -> None:

@@ -91,7 +91,8 @@ def read_runs(paths: Sequence[PathLike]) -> list[RunRecord]:
     folders = {str(Path(path).resolve()): Path(path) for path in paths}
     names = [run_name(path) for path in folders]
     if len(set(names)) < len(names):
-        shared = os.path.commonpath(folders)
+        # Of the folders above them: one of them may hold another.
+        shared = os.path.commonpath([Path(path).parent for path in folders])
         names = [os.path.relpath(path, shared) for path in folders]
     return [_read_run(name, path) for name, path in zip(names, folders.values())]
 

@@ -120,8 +120,9 @@ def _lines(run: PathLike) -> list[dict[str, float]]:
         for line in log.read_text(errors='replace').splitlines(keepends=True):
             # Cut off by a kill, or damaged by a crash of the machine.
             with suppress(json.JSONDecodeError):
-                if line.endswith('\n'):
-                    own.append(json.loads(line))
+                entry = json.loads(line) if line.endswith('\n') else None
+                if isinstance(entry, dict) and 'step' in entry:
+                    own.append(entry)
         first = next((line['step'] for line in own if 'lr' in line), math.inf)
         again = (i for i, x in enumerate(lines) if 'lr' in x and x['step'] >= first)
         # From there on this start has gone its own way.

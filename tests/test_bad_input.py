@@ -553,9 +553,9 @@ BAD_CONFIG = {
         {'default_hooks.checkpoint.save_best': 'coco/bbox_map'},
         ["save_best='coco/bbox_map'", "Write 'coco/bbox_mAP'"],
     ),
-    'option of the test misspelt': (
-        {'model.architecture.test_cfg.rcnn.score_thrr': 0.5},
-        ['model.architecture.test_cfg.rcnn.score_thrr=0.5', "Write 'score_thr'"],
+    'filter_cfg.min_szie': (
+        {f'{TRAIN}.filter_cfg.min_szie': 32},
+        [f'{TRAIN}.filter_cfg.min_szie=32', "Write 'min_size'"],
     ),
     'evaluation of a part of a file': (
         {f'{VAL}.indices': 2},

@@ -136,5 +136,5 @@ def test_save_best_names_a_figure_of_the_evaluator(cfg, metric, good, bad):
     cfg.default_hooks.checkpoint.save_best = [good, bad]
     with pytest.raises(ValueError, match=f'save_best={bad!r} is no figure of'):
         check_save_best(cfg)
-    cfg.val_evaluator = dict(type='VOCMetric')  # whose figures are not known here
+    cfg.val_evaluator.type = 'OVCocoMetric'  # whose figures are not known here
     check_save_best(cfg)

@@ -111,6 +111,19 @@ def test_a_loss_that_a_file_sets_beside_its_model_is_refused(
         check_variables(cfg)
 
 
+@pytest.mark.parametrize(
+    ('key', 'right'),
+    [('test_cfg.rcnn.score_thrr', 'score_thr'), ('train_cfg.rpn_proposl', 'rpn_propo')],
+)
+def test_a_misspelt_option_of_a_detector_is_told(read_cfg, warnings, key, right):
+    cfg = copy.deepcopy(read_cfg)
+    cfg.merge_from_dict({f'model.architecture.{key}': 1})
+    check_options(cfg)
+    (line,) = warnings
+    assert line.startswith(f'model.architecture.{key}=1 is not read')
+    assert f"Write '{right}" in line
+
+
 def test_longer_names_are_no_misspelt_options(read_cfg):
     cfg = copy.deepcopy(read_cfg)  # as MMDetection's guided anchoring has them
     cfg.merge_from_dict({'model.architecture.train_cfg.rpn.ga_assigner': {}})
@@ -129,8 +142,6 @@ def test_a_file_that_deletes_a_variable_passes(tmp_path):
         ('auto_scale_lr.enabel', 'enable'),
         ('optim_wrapper.paramwise_cfg.custom_key', 'custom_keys'),
         ('train_dataloader.dataset.filter_cfg.filter_emty_gt', 'filter_empty_gt'),
-        ('model.architecture.test_cfg.rcnn.score_thrr', 'score_thr'),
-        ('model.architecture.train_cfg.rpn_proposl', 'rpn_proposal'),
         ('env_cfg.cudnn_benchmrk', 'cudnn_benchmark'),
     ],
 )

@@ -124,6 +124,14 @@ def test_runs_in_folders_of_one_name_are_told_apart(tmp_path):
     assert [run.name for run in read_runs(folders)] == ['seed0/ctkd', 'seed1/ctkd']
 
 
+def test_a_run_inside_another_of_its_name_is_told_apart(tmp_path):
+    folders = [tmp_path / 'ctkd', tmp_path / 'ctkd' / 'ctkd']
+    for folder in folders:
+        log = write_log(folder, '1', [train_line(10)])
+        log.with_name('config.py').write_text('')
+    assert [run.name for run in read_runs(folders)] == ['ctkd', 'ctkd/ctkd']
+
+
 def test_only_keys_that_differ_and_that_mmengine_reads_are_compared(tmp_path):
     texts = (
         "model = dict(type='A', depth=18)\ncustom_hooks = [dict(type='H', end=5)]",
