@@ -1,5 +1,5 @@
 # What the ledger runs: every method with every seed, on the digits pair of configs/demo
-# as it is there: its difficulty was set before the first distillation, see
+# as it is there: its difficulty was set before the first of these runs, see
 # docs/results.md.
 #   method   the method config in configs/_base_/methods; None: the student alone
 #   changes  merged into that method config
