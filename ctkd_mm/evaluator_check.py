@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import os.path as osp
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +29,7 @@ def check_evaluator(cfg: Config, split: str) -> None:
 
     Raises:
         ValueError: If the two files have different images, or the data set has
-            ``indices``.
+            ``indices`` of fewer images than its file.
     """
     loader = cfg.get(f'{split}_dataloader') or {}
     key = f'{split}_dataloader.dataset'
@@ -46,7 +47,7 @@ def check_evaluator(cfg: Config, split: str) -> None:
                 f'{where}.ann_file={found!r} has other images than {wanted!r}, which '
                 f'{key} reads: the mAP would be wrong. Set both to one file'
             )
-        if dataset.get('indices') is not None:
+        if _is_part(dataset.get('indices'), wanted):
             raise ValueError(
                 f'{key}.indices={dataset["indices"]!r} is a part of the images of '
                 f'{where}.ann_file={found!r}: the others would count as missed. Write '
@@ -58,7 +59,7 @@ def check_save_best(cfg: Config) -> None:
     """Check that ``save_best`` names a figure that ``CocoMetric`` gives.
 
     MMEngine looks it up after the first validation. What other metrics give, subclasses
-    included, is not known.
+    included, is not known; nor what other loops and evaluators make of the names.
 
     Args:
         cfg: A complete config.
@@ -70,7 +71,12 @@ def check_save_best(cfg: Config) -> None:
     wanted = hook.get('save_best') or ()
     metrics = [metric for _, metric in _metrics('', cfg.get('val_evaluator'))]
     kinds = {str(metric.get('type')).split('.')[-1] for metric in metrics}
-    if not metrics or not kinds <= {'CocoMetric', 'FastCocoMetric'}:
+    loop = (cfg.get('val_cfg') or {}).get('type', 'ValLoop')
+    evaluator = cfg.get('val_evaluator')
+    if isinstance(evaluator, dict) and 'metrics' in evaluator:
+        kinds.add(evaluator.get('type', 'CocoMetric'))
+    known = {'CocoMetric', 'FastCocoMetric', 'Evaluator'}
+    if not metrics or not kinds <= known or loop != 'ValLoop':
         return
     known = {name for metric in metrics for name in _figures(metric)}
     for name in [wanted] if isinstance(wanted, str) else wanted:
@@ -84,18 +90,21 @@ def check_save_best(cfg: Config) -> None:
 
 
 def _figures(metric: dict) -> Iterator[str]:
+    prefix = f'{metric.get("prefix") or "coco"}/'
+    items = metric.get('metric_items')
     kinds = metric.get('metric', 'bbox')
     for kind in [kinds] if isinstance(kinds, str) else kinds:
-        prefix = f'{metric.get("prefix") or "coco"}/'
-        defaults = [f'mAP{of}' for of in ('', '_50', '_75', '_s', '_m', '_l')]
-        if kind.startswith('proposal'):
-            numbers = metric.get('proposal_nums', (100, 300, 1000))
-            defaults = [f'AR@{n}' for n in numbers]
-            defaults += [f'AR_{size}@1000' for size in 'sml']
+        if kind == 'proposal_fast':
+            figures = [f'AR@{n}' for n in metric.get('proposal_nums', (100, 300, 1000))]
+        elif kind == 'proposal':
+            figures = items or [f'AR@{n}' for n in (100, 300, 1000)] + [
+                f'AR_{size}@1000' for size in 'sml'
+            ]
         else:
-            prefix += f'{kind}_'
-        for item in metric.get('metric_items') or defaults:
-            yield prefix + item
+            sizes = ('', '_50', '_75', '_s', '_m', '_l')
+            figures = [f'{kind}_{x}' for x in items or [f'mAP{of}' for of in sizes]]
+        for figure in figures:
+            yield prefix + figure
 
 
 def _metrics(key: str, cfg: Any) -> Iterator[tuple[str, dict]]:
@@ -121,6 +130,14 @@ def _is_a(name: str, cfg: dict) -> bool:
         and issubclass(cls, base)
         and getattr(cls, 'COCOAPI', None) is getattr(base, 'COCOAPI', None)
     )
+
+
+def _is_part(indices: Any, path: str) -> bool:
+    if indices is None:
+        return False
+    total = len(_images(path)) if osp.isfile(path) else math.inf
+    kept = abs(indices) if isinstance(indices, int) else len(set(indices))
+    return kept < total
 
 
 def _same_images(one: str, other: str) -> bool:

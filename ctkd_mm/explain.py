@@ -162,13 +162,23 @@ def _building(error: Exception, cfg: dict) -> list[str]:
     for frame in reversed(frames):
         kind = type(frame.f_locals.get('self')).__name__
         found = [
-            f'{path}={dict(value)!r}'
+            f'{path}={_own_values(value)}'
             for path, value in walk(cfg)
             if isinstance(value, dict) and str(value.get('type')).split('.')[-1] == kind
         ]
         if found and frame.f_code.co_name == '__init__':
             return found
     return []
+
+
+def _own_values(cfg: dict) -> dict:
+    """The arguments of a class itself, without the parts that it is built of."""
+    parts = {k: v if isinstance(v, (list, tuple)) else [v] for k, v in cfg.items()}
+    return {
+        key: cfg[key]
+        for key, values in parts.items()
+        if not any(isinstance(value, dict) for value in values)
+    }
 
 
 def _word(word: str, text: str, joined: str = '.') -> bool:

@@ -33,7 +33,8 @@ class FiniteHook(Hook):
     unscaling and clipping, with one wait for the device. What float16 loss scaling
     drops by itself stays its business, unless the loss is not finite or the gradient
     overflows even at a scale of 1. No checkpoint with other than finite values is
-    saved. Losses are those that the model returns in MMEngine's mode 'loss'.
+    saved, but for buffers that began infinite. Losses are those that the model returns
+    in MMEngine's mode 'loss'.
 
     Args:
         max_skips: So many bad iterations in a row, >= 0, are skipped with a warning
@@ -115,8 +116,7 @@ class FiniteHook(Hook):
             name
             for name, value in checkpoint['state_dict'].items()
             if isinstance(value, Tensor)
-            and name not in self.infinite
-            and not value.isfinite().all()
+            and not (value.isfinite() | (value.isinf() & (name in self.infinite))).all()
         ]
         if bad:
             raise FloatingPointError(

@@ -16,8 +16,10 @@ from .listing import some, value_of, warn
 
 # No key of a config that MMDetection or MMRazor ships is this near to another.
 NEAR, NEAR_OPTION = 0.9, 0.8
+VARIABLES = {'models'}  # near to an argument, and a name that people give to others
 # What a method's config has for the model or the optimizer to take over.
 SECTIONS = dict(loss_kd='model', distiller='model', paramwise_cfg='optim_wrapper')
+CONSTRUCTORS = 'DefaultOptimWrapperConstructor', 'MergedOptimWrapperConstructor'
 # Options that are read with get(), so that a misspelt one is no error.
 OPTIONS = dict(
     auto_scale_lr=('enable', 'base_batch_size'),
@@ -61,8 +63,7 @@ def check_top_level(cfg: Config) -> None:
     known = set(inspect.signature(Runner.__init__).parameters)
     for key in cfg:
         near = difflib.get_close_matches(key, known, 1, NEAR)
-        is_list_of = near and key == f'{near[0]}s' and not isinstance(cfg[key], dict)
-        if near and key not in known and not is_list_of:
+        if near and key not in known and key not in VARIABLES:
             raise ValueError(
                 f'{key}={value_of(cfg[key])} is no key that MMEngine reads, and would '
                 f'do nothing. Write {near[0]!r}, or name your variable otherwise'
@@ -82,7 +83,7 @@ def check_variables(cfg: Config) -> None:
 
     Raises:
         ValueError: If a variable of the file differs now, or a dict was added, and no
-            setting of its name has its value; of a number or string that was added, a
+            setting of its name has its value; of anything else that was added, a
             warning says so. If the file itself sets a part of the method that the
             model or the optimizer does not have.
     """
@@ -116,13 +117,12 @@ def _check_own(filename: str, written: dict) -> None:
     if not filename.endswith('.py'):
         return
     text = Path(filename).read_text(encoding='utf-8')
-    own = {
-        target.id: ast.get_source_segment(text, statement.value)
-        for statement in ast.parse(text).body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    }
+    own: dict[str, str] = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value:
+            for target in getattr(node, 'targets', None) or [node.target]:
+                name = getattr(target, 'id', '')
+                own[name] = own.get(name, '') + ast.get_source_segment(text, node.value)
     for key, section in SECTIONS.items():
         # A section of the file's own may have anything, but not the base's.
         late = key in own and f'_base_.{key}' in own.get(section, f'_base_.{key}')
@@ -142,13 +142,17 @@ def check_options(cfg: Config) -> None:
         cfg: A complete config.
 
     Raises:
-        ValueError: If a key is all but one that is read there; in a model, whose
-            detector may read others than MMDetection's, a warning says so.
+        ValueError: If a key is all but one that is read there. Where classes of your
+            own may read others, in the model, the data and an optimizer with another
+            constructor, a warning says so.
     """
-    for path, value in walk(cfg.to_dict()):
-        known = OPTIONS.get(path.split('.')[-1], ())
-        for key in map(str, value if known and isinstance(value, dict) else ()):
-            near = difflib.get_close_matches(key, known, 1, NEAR_OPTION)
+    known = inspect.signature(Runner.__init__).parameters
+    optimizer = cfg.get('optim_wrapper') or {}
+    constructor = str(optimizer.get('constructor', CONSTRUCTORS[0])).split('.')[-1]
+    for path, value in walk({key: cfg[key] for key in cfg if key in known}):
+        options = OPTIONS.get(path.split('.')[-1], ())
+        for key in map(str, value if options and isinstance(value, dict) else ()):
+            near = difflib.get_close_matches(key, options, 1, NEAR_OPTION)
             # A longer name, such as ga_assigner, is meant.
             if not near or set(near[0].split('_')) <= set(key.split('_')):
                 continue
@@ -156,9 +160,11 @@ def check_options(cfg: Config) -> None:
                 f'{path}.{key}={value_of(value[key])} is not read, and would do '
                 f'nothing. Write {near[0]!r}'
             )
-            if not path.startswith('model.'):
+            if '.' not in path or (
+                path == 'optim_wrapper.paramwise_cfg' and constructor in CONSTRUCTORS
+            ):
                 raise ValueError(message)
-            warn(f'{message}, unless a detector of your own reads it')
+            warn(f'{message}, unless a class of your own reads it')
 
 
 def check_method(cfg: Config) -> None:

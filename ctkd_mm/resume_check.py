@@ -45,7 +45,7 @@ def check_resumed(cfg: Config, meta: dict) -> None:
     except SyntaxError:  # values that have no literal
         return
     lines = {
-        key: f'{key}={now.get(key)!r}, was {was.get(key)!r}'
+        key: f'{key}={_told(now, key)}, was {_told(was, key)}'
         for key in {**was, **now}
         if was.get(key) != now.get(key) and FREE.isdisjoint(key.split('.'))
     }
@@ -62,6 +62,10 @@ def check_resumed(cfg: Config, meta: dict) -> None:
             f'{some(lines.values(), 8)}. Give the options of the first start again, '
             'unless this is meant'
         )
+
+
+def _told(settings: dict, key: str) -> str:
+    return repr(settings[key]) if key in settings else 'not set'
 
 
 def _settings(text: str) -> Iterator[tuple[str, Any]]:
@@ -91,5 +95,5 @@ def _leaves(node: ast.AST, path: str) -> Iterator[tuple[str, Any]]:
 def _value(node: ast.AST) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError:  # inf, for example
+    except (ValueError, TypeError):  # inf, for example
         return ast.dump(node)

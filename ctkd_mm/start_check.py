@@ -25,7 +25,7 @@ def check_start(runner: Runner) -> None:
     """Warn of a start that MMEngine makes without a word, and nobody means.
 
     These are ``resume`` without a checkpoint, random weights that stay frozen, a
-    warm-up that the training does not reach the end of, and a decay that ends long
+    warm-up that the training does not reach the end of, and a decay that ends
     before it.
 
     Args:
@@ -86,13 +86,13 @@ def _unit(scheduler: _ParamScheduler, runner: Runner) -> tuple[str, int]:
 
 
 def _check_decay(schedulers: list[_ParamScheduler], runner: Runner) -> None:
-    ends = [(s.end / _unit(s, runner)[1], s) for s in schedulers if not _is_warm_up(s)]
+    ends = [(s.end / _unit(s, runner)[1], s) for s in schedulers]
     share, latest = max(ends, key=lambda end: end[0], default=(1, None))
     if share < 1 and isinstance(latest, DECAYS):
         unit, last = _unit(latest, runner)
         warn(
             f'{type(latest).__name__} of param_scheduler ends at {unit} {latest.end}, '
-            f'but the training at {unit} {last}: the rest of it keeps the lowest '
+            f'but the training at {unit} {last}: the rest of it keeps the last '
             f'{latest.param_name}. Set end, and T_max where it has one, to the end of '
             'the training (train_cfg)'
         )

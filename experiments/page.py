@@ -17,7 +17,8 @@ CONSTANT = ('kd-t1', 'kd-t2', 'kd-t4', 'kd-t8')
 CONTROLS = {'ctkd-official': 'control-official', 'ctkd': 'control-ctkd'}
 ALONE = 'student'
 SAME_WEIGHT = 'kd-zscore', 'kd-weight'  # at T = 2 both, of other logits
-DECOUPLED = 'ctkd-dkd', 'dkd'  # they differ in the temperature alone
+# Beside those to the baselines: what docs/choose-a-temperature.md speaks of.
+PAIRS = ('kd-t1', ALONE), ('kd-t4', 'kd-t1'), ('ctkd-dkd', 'dkd'), SAME_WEIGHT
 BASE = 'ctkd'  # what the ablations change
 Runs, Logs = dict, dict  # entries of runs.py; the seeds' compact logs; both by name
 
@@ -103,7 +104,7 @@ def _answer(runs: Runs, logs: Logs, best: str) -> str:
         lines.append(f'| **{runs[name]["title"]}** | {cells} |')
     halves = [_gain(logs, name, best).half for name in methods if name != best]
     lines += ['']
-    for pair in (DECOUPLED, SAME_WEIGHT):
+    for pair in PAIRS:
         title, other = (runs[name]['title'] for name in pair)
         lines.append(f'- *{title}* against *{other}*: {_judged(_gain(logs, *pair))}.')
     lines += [

@@ -553,9 +553,9 @@ BAD_CONFIG = {
         {'default_hooks.checkpoint.save_best': 'coco/bbox_map'},
         ["save_best='coco/bbox_map'", "Write 'coco/bbox_mAP'"],
     ),
-    'filter_cfg.min_szie': (
-        {f'{TRAIN}.filter_cfg.min_szie': 32},
-        [f'{TRAIN}.filter_cfg.min_szie=32', "Write 'min_size'"],
+    'paramwise_cfg.custom_key': (
+        {'optim_wrapper.paramwise_cfg.custom_key': {}},
+        ['optim_wrapper.paramwise_cfg.custom_key={}', "Write 'custom_keys'"],
     ),
     'evaluation of a part of a file': (
         {f'{VAL}.indices': 2},

@@ -113,6 +113,12 @@ def test_a_part_of_the_file_is_refused_but_for_a_metric_without_one(cfg):
     message = r'^val_dataloader\.dataset\.indices=2 is a part .*tools/coco_subset\.py'
     with pytest.raises(ValueError, match=message):
         check_evaluator(cfg, 'val')
+    for all_of_it in (4, 100, -4, [0, 1, 2, 3]):
+        cfg.val_dataloader.dataset.indices = all_of_it
+        check_evaluator(cfg, 'val')
+    cfg.val_dataloader.dataset.indices = [0, 1]
+    with pytest.raises(ValueError, match=r'indices=\[0, 1\] is a part'):
+        check_evaluator(cfg, 'val')
     cfg.val_evaluator.ann_file = None  # counts what it is shown
     check_evaluator(cfg, 'val')
 
@@ -136,5 +142,11 @@ def test_save_best_names_a_figure_of_the_evaluator(cfg, metric, good, bad):
     cfg.default_hooks.checkpoint.save_best = [good, bad]
     with pytest.raises(ValueError, match=f'save_best={bad!r} is no figure of'):
         check_save_best(cfg)
-    cfg.val_evaluator.type = 'OVCocoMetric'  # whose figures are not known here
+    cfg.val_cfg = dict(type='TeacherStudentValLoop')  # whose names have a prefix
+    check_save_best(cfg)
+    cfg.val_cfg = None
+    metric = cfg.val_evaluator
+    cfg.val_evaluator = dict(type='MultiDatasetsEvaluator', metrics=[metric])
+    check_save_best(cfg)
+    cfg.val_evaluator = {**metric, 'type': 'OVCocoMetric'}
     check_save_best(cfg)

@@ -22,6 +22,9 @@ def test_a_misspelt_argument_of_runner_is_refused_with_the_right_one():
 
 def test_variables_of_a_config_are_no_misspelling():
     check_top_level(Config(dict(models=['a', 'b'])))
+    for key in ('param_schedulers', 'val_evaluators'):
+        with pytest.raises(ValueError, match=f"Write '{key[:-1]}'"):
+            check_top_level(Config({key: []}))
     names = ('loss_kd', 'paramwise_cfg', 'metainfo', 'conv_cfg', 'val_evaluator_full')
     check_top_level(Config(dict.fromkeys(names)))
 
@@ -94,6 +97,7 @@ def test_an_option_without_the_way_to_it_is_told(read_cfg, warnings):
         ('model = dict(loss_kd=_base_.loss_kd)', True),
         ('model = dict(loss_kd=loss_kd)', False),
         ('model = dict(loss_kd=dict(_delete_=True, **loss_kd))', False),
+        ('if True:\n    model = dict(loss_kd=dict(loss_kd, loss_weight=3))', False),
     ],
 )
 def test_a_loss_that_a_file_sets_beside_its_model_is_refused(
@@ -113,21 +117,36 @@ def test_a_loss_that_a_file_sets_beside_its_model_is_refused(
 
 @pytest.mark.parametrize(
     ('key', 'right'),
-    [('test_cfg.rcnn.score_thrr', 'score_thr'), ('train_cfg.rpn_proposl', 'rpn_propo')],
+    [
+        ('model.architecture.test_cfg.rcnn.score_thrr', 'score_thr'),
+        ('model.architecture.train_cfg.rpn_proposl', 'rpn_proposal'),
+        ('train_dataloader.dataset.filter_cfg.filter_emty_gt', 'filter_empty_gt'),
+    ],
 )
-def test_a_misspelt_option_of_a_detector_is_told(read_cfg, warnings, key, right):
+def test_what_an_own_class_may_read_is_told_if_near(read_cfg, warnings, key, right):
     cfg = copy.deepcopy(read_cfg)
-    cfg.merge_from_dict({f'model.architecture.{key}': 1})
+    cfg.merge_from_dict({key: 1})
     check_options(cfg)
     (line,) = warnings
-    assert line.startswith(f'model.architecture.{key}=1 is not read')
-    assert f"Write '{right}" in line
+    assert line.startswith(f'{key}=1 is not read')
+    assert f'Write {right!r}, unless a class of your own' in line
 
 
-def test_longer_names_are_no_misspelt_options(read_cfg):
+def test_an_own_constructor_has_options_of_its_own(read_cfg, warnings):
+    cfg = copy.deepcopy(read_cfg)
+    cfg.optim_wrapper.constructor = 'mine.Constructor'
+    cfg.optim_wrapper.paramwise_cfg.bias_mult = 2
+    check_options(cfg)
+    (line,) = warnings
+    assert line.startswith('optim_wrapper.paramwise_cfg.bias_mult=2 is not read')
+
+
+def test_longer_names_and_variables_are_no_misspelt_options(read_cfg, warnings):
     cfg = copy.deepcopy(read_cfg)  # as MMDetection's guided anchoring has them
     cfg.merge_from_dict({'model.architecture.train_cfg.rpn.ga_assigner': {}})
+    cfg.merge_from_dict({'detector.test_cfg.nms_type': 'soft'})
     check_options(cfg)
+    assert warnings == []
 
 
 def test_a_file_that_deletes_a_variable_passes(tmp_path):
@@ -141,7 +160,6 @@ def test_a_file_that_deletes_a_variable_passes(tmp_path):
     [
         ('auto_scale_lr.enabel', 'enable'),
         ('optim_wrapper.paramwise_cfg.custom_key', 'custom_keys'),
-        ('train_dataloader.dataset.filter_cfg.filter_emty_gt', 'filter_empty_gt'),
         ('env_cfg.cudnn_benchmrk', 'cudnn_benchmark'),
     ],
 )

@@ -35,7 +35,7 @@ def test_the_same_settings_pass_wherever_the_run_is(demo_cfg, meta, warnings):
     ('option', 'told'),
     [
         ({'temperature.tau_range': 5}, r'temperature\.tau_range=5, was 20'),
-        ({'loss_weight': 2.0}, r'loss_weight=2\.0, was None'),
+        ({'loss_weight': 2.0}, r'loss_weight=2\.0, was not set'),
     ],
 )
 def test_another_distillation_loss_is_refused(demo_cfg, meta, option, told):

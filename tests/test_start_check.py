@@ -132,9 +132,10 @@ def test_a_decay_that_ends_before_the_training_is_told_with_both_ends(warned, co
 
 
 def test_a_decay_that_another_schedule_follows_is_not_told(warned):
-    then = dict(type='ConstantLR', factor=1, begin=6, end=7)
-    options = {'param_scheduler': [COSINE, then], 'train_cfg.max_epochs': 7}
-    assert warned(**options) == []
+    for factor in (1, 0.5):
+        then = dict(type='ConstantLR', factor=factor, begin=6, end=7)
+        options = {'param_scheduler': [COSINE, then], 'train_cfg.max_epochs': 7}
+        assert warned(**options) == []
 
 
 @pytest.mark.parametrize('kind', ['ConstantLR', 'QuadraticWarmupLR'])
