@@ -176,7 +176,7 @@ def _check_types(blame: str, name: str, entries: list[dict]) -> None:
             )
             raise ValueError(
                 f'{blame} {name}[{bad[0]}].{field}={entries[bad[0]][field]!r}, '
-                f'expected {wanted}; so are {len(bad)} of {len(entries)}: correct them'
+                f'expected {wanted}; {len(bad)} of {len(entries)} are not: correct them'
             )
 
 

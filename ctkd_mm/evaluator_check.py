@@ -69,14 +69,15 @@ def check_save_best(cfg: Config) -> None:
     """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     wanted = hook.get('save_best') or ()
-    metrics = [metric for _, metric in _metrics('', cfg.get('val_evaluator'))]
-    kinds = {str(metric.get('type')).split('.')[-1] for metric in metrics}
-    loop = (cfg.get('val_cfg') or {}).get('type', 'ValLoop')
     evaluator = cfg.get('val_evaluator')
-    if isinstance(evaluator, dict) and 'metrics' in evaluator:
-        kinds.add(evaluator.get('type', 'CocoMetric'))
-    known = {'CocoMetric', 'FastCocoMetric', 'Evaluator'}
-    if not metrics or not kinds <= known or loop != 'ValLoop':
+    metrics = [metric for _, metric in _metrics('', evaluator)]
+    kinds = {str(metric.get('type')).split('.')[-1] for metric in metrics}
+    wrapped = isinstance(evaluator, dict) and 'metrics' in evaluator
+    wrapper = evaluator.get('type', 'Evaluator') if wrapped else 'Evaluator'
+    loop = (cfg.get('val_cfg') or {}).get('type', 'ValLoop')
+    if not kinds or not kinds <= {'CocoMetric', 'FastCocoMetric'}:
+        return
+    if (loop, wrapper) != ('ValLoop', 'Evaluator'):
         return
     known = {name for metric in metrics for name in _figures(metric)}
     for name in [wanted] if isinstance(wanted, str) else wanted:

@@ -159,14 +159,15 @@ def _building(error: Exception, cfg: dict) -> list[str]:
     if not isinstance(error, TypeError):
         return []
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for frame in reversed(frames):
+    built = [frame for frame in frames if frame.f_code.co_name == '__init__']
+    for frame in reversed(built):
         kind = type(frame.f_locals.get('self')).__name__
         found = [
             f'{path}={_own_values(value)}'
             for path, value in walk(cfg)
             if isinstance(value, dict) and str(value.get('type')).split('.')[-1] == kind
         ]
-        if found and frame.f_code.co_name == '__init__':
+        if found:
             return found
     return []
 
