@@ -29,7 +29,7 @@ from mmdet.evaluation import CocoMetric
 from pycocotools.cocoeval import COCOeval
 from timing import interleaved, median, parser, ratio, report
 
-from ctkd_mm.fast_coco_metric import FastCocoMetric, fast_coco_eval
+from ctkd_mm.evaluation.fast_coco_metric import FastCocoMetric, fast_coco_eval
 
 IMAGES, SHORT = 5000, 500
 WIDTH, HEIGHT = 640, 480

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from mmengine.registry import MODELS
 
-from ctkd_mm.distill import RoILogitDistill
-from ctkd_mm.two_stage import box_forward
+from ctkd_mm.models.algorithms.roi_logit_distill import RoILogitDistill
+from ctkd_mm.models.heads.roi_head import box_forward
 
 
 @MODELS.register_module()

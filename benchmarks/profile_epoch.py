@@ -23,7 +23,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from soak import CONFIG, prepare
 
-from ctkd_mm import reseed
+from ctkd_mm.engine.loops import seeded_data as reseed
 
 BATCH_SIZE = 8
 OURS = 'ctkd_mm.'
@@ -115,7 +115,9 @@ class Watch(Hook):
         watch(runner.optim_wrapper, 'step', 'optimizer')
         watch(runner.val_loop, 'run', 'validation')
         watch(runner, 'save_checkpoint', 'checkpoint save')
-        watch(reseed, 'seed_everything', 'ctkd_mm.reseed, of images too')
+        watch(
+            reseed, 'seed_everything', 'ctkd_mm.engine.loops.seeded_data, of images too'
+        )
         for hook in runner.hooks:
             for stage in {*hook.get_triggered_stages(), '_before_step'}:
                 if hook is not self and hasattr(hook, stage):

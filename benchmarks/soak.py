@@ -25,8 +25,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, save_checkpoint
 
-from ctkd_mm.demo import format_table
-from ctkd_mm.demo_data import make_demo_data
+from ctkd_mm.demo.digits import make_demo_data
+from ctkd_mm.demo.run import format_table
 
 CONFIG = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
 TEACHER = 'configs/demo/faster-rcnn_r18-half_fpn_digits.py'

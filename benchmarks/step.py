@@ -48,10 +48,11 @@ from pairs import batch, config, plain_teacher
 from peers import mmrazor_config
 from timing import goal, interleaved, median, parser, ratio, report
 
-from ctkd_mm.amp import AmpOptimWrapper, CPUAmpOptimWrapper, low_precision
-from ctkd_mm.distill import RoILogitDistill
-from ctkd_mm.fast_teacher import speed_up
-from ctkd_mm.two_stage import box_forward
+from ctkd_mm.engine.optim.amp_wrapper import AmpOptimWrapper, CPUAmpOptimWrapper
+from ctkd_mm.models.algorithms.roi_logit_distill import RoILogitDistill
+from ctkd_mm.models.heads.roi_head import box_forward
+from ctkd_mm.models.teachers.speed_up import speed_up
+from ctkd_mm.utils.precision import low_precision
 
 PEERS = ('mmrazor', 'mdistiller')
 OURS = ('kd', 'ctkd', 'ctkd-instance', 'ctkd bf16')

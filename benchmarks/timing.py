@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from mmengine.utils import ProgressBar
 
-from ctkd_mm.demo import format_table
+from ctkd_mm.demo.run import format_table
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmrazor', 'numpy', 'ctkd_mm')
 

@@ -2,38 +2,41 @@
 
 Importing this package repairs MMRazor and MMEngine for the running PyTorch and
 gives the parts that need only torch and MMEngine. The distiller itself needs the
-whole OpenMMLab stack and lives in :mod:`ctkd_mm.distill`.
+whole OpenMMLab stack and lives in :mod:`ctkd_mm.models.algorithms.roi_logit_distill`.
 """
 
-from . import _compat
+from ctkd_mm.compat import patches as _compat
 
 _compat.apply()
 
-from .bernoulli import BernoulliCTKDLoss, bernoulli_kl_div  # noqa: E402
-from .curriculum import CurriculumHook, cosine_curriculum  # noqa: E402
-from .dkd import DKDLoss, dkd_kl_div  # noqa: E402
-from .doctor_hook import TemperatureDoctorHook  # noqa: E402
-from .gradient_reversal import (  # noqa: E402
-    GradientReversal,
-    grad_reverse,
-    set_lambda,
+from ctkd_mm.analysis.doctor.doctor_hook import TemperatureDoctorHook
+from ctkd_mm.engine.hooks.curriculum_hook import (
+    CurriculumHook,
+    TemperatureScheduleHook,
 )
-from .loss import CTKDLoss, kd_kl_div  # noqa: E402
-from .policies import (  # noqa: E402
+from ctkd_mm.engine.hooks.temperature_log_hook import TemperatureLogHook
+from ctkd_mm.models.losses.bernoulli_loss import BernoulliCTKDLoss, bernoulli_kl_div
+from ctkd_mm.models.losses.dkd_loss import DKDLoss, dkd_kl_div
+from ctkd_mm.models.losses.kd_loss import CTKDLoss, kd_kl_div
+from ctkd_mm.models.losses.zscore_loss import NormKDLoss, ZScoreLoss
+from ctkd_mm.models.temperatures.fixed import (
     ConstantTemperature,
     SharpnessTemperature,
     SpreadTemperature,
     TeacherTemperature,
 )
-from .schedule import (  # noqa: E402
+from ctkd_mm.models.temperatures.gradient_reversal import (
+    GradientReversal,
+    grad_reverse,
+    set_lambda,
+)
+from ctkd_mm.models.temperatures.learned import GlobalTemperature, InstanceTemperature
+from ctkd_mm.models.temperatures.ramps import cosine_curriculum
+from ctkd_mm.models.temperatures.scheduled import (
     CosineTemperature,
     LinearTemperature,
-    TemperatureScheduleHook,
     set_progress,
 )
-from .temperature import GlobalTemperature, InstanceTemperature  # noqa: E402
-from .temperature_log import TemperatureLogHook  # noqa: E402
-from .zscore import NormKDLoss, ZScoreLoss  # noqa: E402
 
 __version__ = '0.1.0'
 

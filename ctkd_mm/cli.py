@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Sequence
 
-from . import _stack
+from ctkd_mm.compat import stack as _stack
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -22,7 +22,8 @@ Argv = Optional[Sequence[str]]
 def train(argv: Argv = None) -> None:
     """Train a detector: MMDetection's own ``tools/train.py``, all its options.
 
-    Its launchers and ``--amp`` work without a GPU too, see :mod:`ctkd_mm.launch`.
+    Its launchers and ``--amp`` work without a GPU too, see
+    :mod:`ctkd_mm.engine.launch`.
 
     Args:
         argv: Arguments without the program name; None takes the process's.
@@ -46,7 +47,7 @@ def test(argv: Argv = None) -> None:
 
 
 def check(argv: Argv = None) -> None:
-    """Check a config up to its first iteration; see :func:`ctkd_mm.check.check`.
+    """Check a config, see :func:`ctkd_mm.checks.dry_run.check`.
 
     Args:
         argv: Arguments without the program name; None takes the process's.
@@ -57,8 +58,8 @@ def check(argv: Argv = None) -> None:
     parser = _config_parser('Start a training, stop before its first iteration')
     args = parser.parse_args(argv)
     _stack.require_openmmlab()
-    from .check import check
-    from .explain import explain
+    from ctkd_mm.checks.dry_run import check
+    from ctkd_mm.checks.explain import explain
 
     cfg = _read_config(args)
     try:
@@ -69,7 +70,7 @@ def check(argv: Argv = None) -> None:
 
 
 def new_pair(argv: Argv = None) -> None:
-    """Write a config for a pair of your own; see :func:`ctkd_mm.new_pair.new_pair`.
+    """Write a config for a pair; see :func:`ctkd_mm.apis.new_pair.new_pair`.
 
     Args:
         argv: Arguments without the program name; None takes the process's.
@@ -78,7 +79,7 @@ def new_pair(argv: Argv = None) -> None:
         SystemExit: With status 1 and the reason, if the two are no pair.
     """
     _stack.require_openmmlab()
-    from .new_pair import methods, new_pair
+    from ctkd_mm.apis.new_pair import methods, new_pair
 
     parser = argparse.ArgumentParser(
         description="Write a distillation config for two of MMDetection's detectors"
@@ -104,8 +105,8 @@ def new_pair(argv: Argv = None) -> None:
 
 
 def make_demo_data(argv: Argv = None) -> None:
-    """Write the digits set; see :func:`ctkd_mm.demo_data.make_demo_data`."""
-    from .demo_data import make_demo_data
+    """Write the digits set; see :func:`ctkd_mm.demo.digits.make_demo_data`."""
+    from ctkd_mm.demo.digits import make_demo_data
 
     parser = argparse.ArgumentParser(
         description='Compose scanned digits into a COCO-format detection set',
@@ -120,7 +121,7 @@ def make_demo_data(argv: Argv = None) -> None:
 
 
 def coco_subset(argv: Argv = None) -> None:
-    """Write a part of a COCO set; see :func:`ctkd_mm.coco_subset.coco_subset`.
+    """Write a part of a COCO set; see :func:`ctkd_mm.apis.coco_subset.coco_subset`.
 
     Args:
         argv: Arguments without the program name; None takes the process's.
@@ -128,7 +129,7 @@ def coco_subset(argv: Argv = None) -> None:
     Raises:
         SystemExit: With status 1 and the reason, if nothing is written.
     """
-    from .coco_subset import coco_subset
+    from ctkd_mm.apis.coco_subset import coco_subset
 
     parser = argparse.ArgumentParser(
         description='Write an annotation file for a part of the images, for a first try'
@@ -147,7 +148,9 @@ def coco_subset(argv: Argv = None) -> None:
 
 
 def suggest_temperature(argv: Argv = None) -> None:
-    """Suggest a range; see :func:`ctkd_mm.suggest.suggest_temperature`.
+    """Suggest a range.
+
+    See :func:`ctkd_mm.analysis.suggest.suggest.suggest_temperature`.
 
     Args:
         argv: Arguments without the program name; None takes the process's.
@@ -172,8 +175,8 @@ def suggest_temperature(argv: Argv = None) -> None:
     )
     args = parser.parse_args(argv)
     _stack.require_openmmlab()
-    from .explain import explain
-    from .suggest import suggest_temperature
+    from ctkd_mm.analysis.suggest.suggest import suggest_temperature
+    from ctkd_mm.checks.explain import explain
 
     cfg = _read_config(args)
     try:
@@ -185,7 +188,7 @@ def suggest_temperature(argv: Argv = None) -> None:
 
 def demo(argv: Argv = None) -> None:
     """Train and compare teacher, student and CTKD student on digits."""
-    from .demo import run_demo
+    from ctkd_mm.demo.run import run_demo
 
     argparse.ArgumentParser(
         description='Train and compare teacher, student and CTKD student on digits'
@@ -230,7 +233,7 @@ def _run_mmdet_tool(name: str, argv: Argv) -> None:
     _stack.require_openmmlab()
     import mmdet
 
-    from .launch import adapt_to_host
+    from ctkd_mm.engine.launch import adapt_to_host
 
     # MMDetection ships its tools beside its configs; running them keeps every
     # option as its users know it.
@@ -258,7 +261,7 @@ def _explain(error: Exception, args: argparse.Namespace) -> None:
     """Add the keys of the config that an error is about."""
     from mmengine.config import Config
 
-    from .explain import explain
+    from ctkd_mm.checks.explain import explain
 
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})

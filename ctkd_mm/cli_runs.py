@@ -6,13 +6,13 @@ import argparse
 import sys
 import textwrap
 
-from . import _stack
-from .cli import Argv
+from ctkd_mm.cli import Argv
+from ctkd_mm.compat import stack as _stack
 
 
 def plot_curriculum(argv: Argv = None) -> None:
-    """Draw tau and lambda; see :func:`ctkd_mm.plot.plot_curriculum`."""
-    from .plot import plot_curriculum
+    """Draw tau and lambda; see :func:`ctkd_mm.analysis.figures.plot_curriculum`."""
+    from ctkd_mm.analysis.figures import plot_curriculum
 
     parser = argparse.ArgumentParser(
         description="Draw tau and lambda over training from MMEngine's JSON log"
@@ -26,7 +26,9 @@ def plot_curriculum(argv: Argv = None) -> None:
 
 
 def diagnose(argv: Argv = None) -> None:
-    """Judge temperatures by their logs; see :func:`ctkd_mm.doctor.diagnose_run`.
+    """Judge temperatures by their logs.
+
+    See :func:`ctkd_mm.analysis.doctor.diagnose.diagnose_run`.
 
     Args:
         argv: Arguments without the program name; None takes the process's.
@@ -35,7 +37,7 @@ def diagnose(argv: Argv = None) -> None:
         SystemExit: With status 0 if all are healthy, 1 if one is not, 2 if a run
             cannot be judged.
     """
-    from .doctor import diagnose_run
+    from ctkd_mm.analysis.doctor.diagnose import diagnose_run
 
     parser = argparse.ArgumentParser(
         description='Judge how the temperatures of trainings moved, from their logs',
@@ -61,7 +63,7 @@ def diagnose(argv: Argv = None) -> None:
 
 
 def report(argv: Argv = None) -> None:
-    """Compare runs in one HTML page; see :func:`ctkd_mm.report.write_report`.
+    """Compare runs on a page; see :func:`ctkd_mm.analysis.report.page.write_report`.
 
     Args:
         argv: Arguments without the program name; None takes the process's.
@@ -79,7 +81,7 @@ def report(argv: Argv = None) -> None:
     )
     args = parser.parse_args(argv)
     _stack.require_openmmlab()
-    from .report import write_report
+    from ctkd_mm.analysis.report.page import write_report
 
     try:
         print(write_report(args.runs, args.out))
@@ -88,8 +90,8 @@ def report(argv: Argv = None) -> None:
 
 
 def extract_student(argv: Argv = None) -> None:
-    """Write a student-only checkpoint; see :func:`ctkd_mm.extract.extract_student`."""
-    from .extract import extract_student
+    """Write the student; see :func:`ctkd_mm.apis.extract_student.extract_student`."""
+    from ctkd_mm.apis.extract_student import extract_student
 
     parser = argparse.ArgumentParser(
         description='Write a student-only checkpoint that MMDetection loads strictly'

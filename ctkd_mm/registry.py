@@ -21,7 +21,8 @@ from mmengine.registry import Registry
 class _LazyRegistry(Registry):
     """Imports its locations only for a name that is not registered yet.
 
-    So a loss finds its temperature without MMRazor, which ``ctkd_mm.distill`` needs.
+    So a loss finds its temperature without MMRazor, which
+    ``ctkd_mm.models.algorithms.roi_logit_distill`` needs.
     """
 
     def get(self, key: str) -> type | None:
@@ -36,17 +37,17 @@ MODELS = _LazyRegistry(
     parent=MMENGINE_MODELS,
     scope='ctkd_mm',
     locations=[
-        'ctkd_mm.temperature',
-        'ctkd_mm.policies',
-        'ctkd_mm.schedule',
-        'ctkd_mm.zscore',
-        'ctkd_mm.loss',
-        'ctkd_mm.dkd',
-        'ctkd_mm.bernoulli',
-        'ctkd_mm.adapter',
-        'ctkd_mm.ld_head',
-        'ctkd_mm.distill',
-        'ctkd_mm.dense_distill',
+        'ctkd_mm.models.temperatures.learned',
+        'ctkd_mm.models.temperatures.fixed',
+        'ctkd_mm.models.temperatures.scheduled',
+        'ctkd_mm.models.losses.zscore_loss',
+        'ctkd_mm.models.losses.kd_loss',
+        'ctkd_mm.models.losses.dkd_loss',
+        'ctkd_mm.models.losses.bernoulli_loss',
+        'ctkd_mm.models.losses.with_temperature',
+        'ctkd_mm.models.heads.ld_head',
+        'ctkd_mm.models.algorithms.roi_logit_distill',
+        'ctkd_mm.models.algorithms.dense_logit_distill',
     ],
 )
 HOOKS = _LazyRegistry(
@@ -54,39 +55,38 @@ HOOKS = _LazyRegistry(
     parent=MMENGINE_HOOKS,
     scope='ctkd_mm',
     locations=[
-        'ctkd_mm.temperature_log',
-        'ctkd_mm.doctor_hook',
-        'ctkd_mm.curriculum',
-        'ctkd_mm.schedule',
-        'ctkd_mm.reseed',
-        'ctkd_mm.checkpoint',
-        'ctkd_mm.finite',
-        'ctkd_mm.history',
-        'ctkd_mm.preemption',
-        'ctkd_mm.preflight',
+        'ctkd_mm.engine.hooks.temperature_log_hook',
+        'ctkd_mm.analysis.doctor.doctor_hook',
+        'ctkd_mm.engine.hooks.curriculum_hook',
+        'ctkd_mm.engine.loops.seeded_data',
+        'ctkd_mm.engine.hooks.atomic_checkpoint_hook',
+        'ctkd_mm.engine.hooks.finite_hook',
+        'ctkd_mm.engine.hooks.history_hook',
+        'ctkd_mm.engine.hooks.preemption_hook',
+        'ctkd_mm.checks.preflight_hook',
     ],
 )
 LOOPS = Registry(
     'loop',
     parent=MMENGINE_LOOPS,
     scope='ctkd_mm',
-    locations=['ctkd_mm.resume'],
+    locations=['ctkd_mm.engine.loops.resumable_loops'],
 )
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper',
     parent=MMENGINE_OPTIM_WRAPPERS,
     scope='ctkd_mm',
-    locations=['ctkd_mm.amp'],
+    locations=['ctkd_mm.engine.optim.amp_wrapper'],
 )
 METRICS = Registry(
     'metric',
     parent=MMENGINE_METRICS,
     scope='ctkd_mm',
-    locations=['ctkd_mm.fast_coco_metric'],
+    locations=['ctkd_mm.evaluation.fast_coco_metric'],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='ctkd_mm',
-    locations=['ctkd_mm.param_groups'],
+    locations=['ctkd_mm.engine.optim.merged_constructor'],
 )

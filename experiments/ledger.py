@@ -23,10 +23,10 @@ from typing import Iterator
 from record import LOGS, final_tau, load_runs, make_config, read_log, write_log
 from results import rebuild
 
-from ctkd_mm.demo import WORK_DIR as DEMO_DIR
-from ctkd_mm.demo import run_training
-from ctkd_mm.demo_data import make_demo_data
-from ctkd_mm.run_log import read_metrics, read_scalars
+from ctkd_mm.analysis.run_log import read_metrics, read_scalars
+from ctkd_mm.demo.digits import make_demo_data
+from ctkd_mm.demo.run import WORK_DIR as DEMO_DIR
+from ctkd_mm.demo.run import run_training
 
 WORK_DIR = Path('work_dirs/ledger')
 POLL_SECONDS, REPORT_SECONDS = 2, 60

@@ -11,7 +11,7 @@ from intervals import Interval, interval, paired
 from pictures import is_learned
 from record import find_temperature, is_ablation
 
-from ctkd_mm.doctor import diagnose
+from ctkd_mm.analysis.doctor.diagnose import diagnose
 
 CONSTANT = ('kd-t1', 'kd-t2', 'kd-t4', 'kd-t8')
 CONTROLS = {'ctkd-official': 'control-official', 'ctkd': 'control-ctkd'}

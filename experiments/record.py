@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ctkd_mm.checkpoint import write_atomically
-from ctkd_mm.report_runs import training_minutes
-from ctkd_mm.run_log import read_config, read_metrics, read_scalars
+from ctkd_mm.analysis.report.runs import training_minutes
+from ctkd_mm.analysis.run_log import read_config, read_metrics, read_scalars
+from ctkd_mm.utils.files import write_atomically
 
 # As for the demo, all paths are those of a checkout that is the current folder.
 LOGS = Path('experiments/logs')

@@ -127,7 +127,7 @@ def one_process_group(
 @pytest.fixture(scope='session')
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digits set of 16 training and 4 validation scenes."""
-    from ctkd_mm.demo_data import make_demo_data
+    from ctkd_mm.demo.digits import make_demo_data
 
     folder = tmp_path_factory.mktemp('digits') / 'data'
     return make_demo_data(folder, num_train=16, num_val=4)
@@ -195,8 +195,8 @@ def pinned_matplotlib(root: Path) -> None:
 @pytest.fixture
 def small_checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: a checkout whose demo trains one epoch on 16 scenes."""
-    from ctkd_mm import demo
-    from ctkd_mm.demo_data import make_demo_data
+    from ctkd_mm.demo import run as demo
+    from ctkd_mm.demo.digits import make_demo_data
 
     shutil.copytree(root / 'configs', tmp_path / 'configs')
     (tmp_path / 'tools').symlink_to(root / 'tools')
@@ -222,6 +222,6 @@ def warnings(monkeypatch) -> list[str]:
     """What the checks warn of."""
     lines = []
     monkeypatch.setattr(
-        'ctkd_mm.listing.print_log', lambda line, **_: lines.append(line)
+        'ctkd_mm.utils.messages.print_log', lambda line, **_: lines.append(line)
     )
     return lines

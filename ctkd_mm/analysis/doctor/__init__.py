@@ -1,0 +1,1 @@
+"""The temperature doctor: verdicts on how temperatures moved."""

@@ -1,0 +1,118 @@
+"""One page that compares runs: what they reached, how, and what they detect."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any, Sequence
+
+from ctkd_mm.analysis.doctor.diagnose import Finding, diagnose_run
+from ctkd_mm.analysis.report.boxes import FONTS, IOU_THR, SCORE_THR, place_texts
+from ctkd_mm.analysis.report.detections import ValSet, evaluate_runs
+from ctkd_mm.analysis.report.figures import COLORS, draw_figures
+from ctkd_mm.analysis.report.runs import (
+    RunRecord,
+    config_differences,
+    read_runs,
+    training_minutes,
+)
+from ctkd_mm.analysis.run_log import PathLike, short_path
+
+TEMPLATE = Path(__file__).with_name('report.html')
+
+
+def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
+    """Write one HTML page that compares runs, with everything it shows inside it.
+
+    Scores, curves, verdicts, configs and environments come from what MMEngine logged.
+    For the detections and the AP of each class, the best checkpoint of every run (the
+    last where none was kept as best) and its teacher are evaluated on the run's own
+    validation set; where that cannot be done, the page says why.
+
+    Args:
+        runs: Work directories; one given again counts once. Relative paths in their
+            configs count from the current folder, as in training.
+        out: Path of the page.
+
+    Returns:
+        The path written.
+
+    Raises:
+        FileNotFoundError: If a run has no JSON log or no config.
+    """
+    from jinja2 import Environment, StrictUndefined  # PyTorch needs it, so it is there
+
+    records = read_runs(runs)
+    sets, reasons = evaluate_runs(records)
+    keys = list(dict.fromkeys(key for run in records for key in run.environment))
+    # Escaping: configs and class names may hold any text.
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters.update(score=_score, place_texts=place_texts)
+    page = environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(
+        runs=[_row(run, sets) for run in records],
+        colors={r.name: COLORS[i % len(COLORS)] for i, r in enumerate(records)},
+        figures=draw_figures(records),
+        verdicts={run.name: found for run in records if (found := _verdicts(run))},
+        sets=sets,
+        reasons=reasons,
+        score_thr=SCORE_THR,
+        iou_thr=IOU_THR,
+        fonts=FONTS,
+        differences=config_differences(records),
+        environment={k: [r.environment.get(k, '–') for r in records] for k in keys},
+        versions=_versions(),
+    )
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding='utf-8')
+    return out
+
+
+def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
+    """What the table of runs shows of one run."""
+    known = [line for line in run.metrics if run.metric in line]
+    best = max(known, key=lambda line: line[run.metric], default={})
+    last = known[-1] if known else {}
+    detectors = [d for one in sets for d in one.detectors.values()]
+    minutes = training_minutes(run.scalars)
+    return dict(
+        name=run.name,
+        metric=run.metric,
+        final=last.get(run.metric),
+        best=best.get(run.metric),
+        best_at=best.get('step'),
+        ap50=next((v for k, v in last.items() if k.endswith('mAP_50')), None),
+        parameters=next((d.parameters for d in detectors if run.name in d.runs), None),
+        minutes=None if math.isnan(minutes) else minutes,
+        iterations=run.scalars[-1]['step'] if run.scalars else 0,
+        seed=run.seed,
+        method=run.method,
+        teacher=run.teacher and short_path(run.teacher),
+        checkpoint=run.checkpoint and run.checkpoint.name,
+    )
+
+
+def _verdicts(run: RunRecord) -> dict[str, list[Finding]]:
+    """The doctor's findings for each learned temperature."""
+    try:
+        findings = diagnose_run(run.path)
+    except ValueError:  # nothing was learned
+        return {}
+    return findings if isinstance(findings, dict) else {'': findings}
+
+
+def _score(value: float | None) -> str:
+    """Three digits; a dash for what there is none of, -1 in COCO's metrics."""
+    unknown = value is None or math.isnan(value) or value < 0
+    return '–' if unknown else f'{value:.3f}'
+
+
+def _versions() -> dict[str, str]:
+    import mmdet
+    import mmengine
+    import mmrazor
+    import torch
+
+    modules = (sys.modules[__package__], torch, mmengine, mmdet, mmrazor)
+    return {module.__name__: module.__version__ for module in modules}

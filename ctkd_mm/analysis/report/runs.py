@@ -1,0 +1,197 @@
+"""The facts of a run that a report shows, from what MMEngine left in its folder."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import math
+import os
+import re
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+from mmengine.config import Config
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from ctkd_mm.analysis.run_log import (
+    LOG,
+    PathLike,
+    read_config,
+    read_metrics,
+    read_scalars,
+    run_name,
+)
+
+# Of the environment that MMEngine logs, what may explain a difference.
+ENVIRONMENT = re.compile(
+    r'^ {4}(Python|PyTorch|CUDA available|GPU [\d,]+|NVCC|TorchVision|OpenCV|MMEngine'
+    r'|seed|deterministic|cudnn_benchmark|GPU number|Distributed launcher): (.+)$',
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run.
+
+    Attributes:
+        name: Its work directory, short, different for each run of a report.
+        path: The work directory.
+        config: The config of its last start.
+        scalars: Training lines, see :func:`ctkd_mm.analysis.run_log.read_scalars`.
+        metrics: Validation lines, see :func:`ctkd_mm.analysis.run_log.read_metrics`.
+        environment: What MMEngine logged about machine and packages, by its names.
+        checkpoint: The best checkpoint, else the last; None where there is none.
+    """
+
+    name: str
+    path: Path
+    config: Config
+    scalars: list[dict[str, float]]
+    metrics: list[dict[str, float]]
+    environment: dict[str, str]
+    checkpoint: Path | None
+
+    @property
+    def seed(self) -> Any:
+        """The seed that was used, None where neither log nor config tells."""
+        configured = (self.config.get('randomness') or {}).get('seed')
+        return self.environment.get('seed', configured)
+
+    @property
+    def metric(self) -> str | None:
+        """Name of the first metric, as MMEngine's ``save_best='auto'`` takes it."""
+        logged = self.metrics[-1] if self.metrics else {}
+        skip = ('step', 'time', 'data_time')
+        known = (k for k in logged if k not in skip and not k.startswith('teacher/'))
+        return next(known, None)
+
+    @property
+    def method(self) -> str:
+        """The distillation losses of the config, and what sets their temperature."""
+        model = self.config.get('model') or {}
+        losses = [model['loss_kd']] if 'loss_kd' in model else []
+        losses += ((model.get('distiller') or {}).get('distill_losses') or {}).values()
+        return ' + '.join(map(_loss_name, losses)) or 'no distillation loss'
+
+    @property
+    def teacher(self) -> str | None:
+        """The teacher's checkpoint, as configured."""
+        return (self.config.get('model') or {}).get('teacher_ckpt')
+
+
+def read_runs(paths: Sequence[PathLike]) -> list[RunRecord]:
+    """Read runs to compare.
+
+    Args:
+        paths: Work directories; one given again counts once.
+
+    Returns:
+        A record for each, in that order; runs whose folders have the same name are
+        named by their paths below the folder they share.
+
+    Raises:
+        FileNotFoundError: If a folder has no JSON log or no config of a run.
+    """
+    folders = {str(Path(path).resolve()): Path(path) for path in paths}
+    names = [run_name(path) for path in folders]
+    if len(set(names)) < len(names):
+        # Of the folders above them: one of them may hold another.
+        shared = os.path.commonpath([Path(path).parent for path in folders])
+        names = [os.path.relpath(path, shared) for path in folders]
+    return [_read_run(name, path) for name, path in zip(names, folders.values())]
+
+
+def training_minutes(lines: Sequence[dict[str, float]]) -> float:
+    """Time spent in training iterations: sum of logged seconds an iteration / 60.
+
+    Args:
+        lines: Training lines of one run; each gives the mean time of the iterations
+            since the line before.
+    """
+    before, seconds = 0, 0.0
+    for line in lines:
+        seconds += line.get('time', math.nan) * (line['step'] - before)
+        before = line['step']
+    return seconds / 60
+
+
+def config_differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """Keys of the configs whose values differ between runs.
+
+    Args:
+        runs: The runs.
+
+    Returns:
+        By dotted key, a value for each run, ``'–'`` where it is absent. A model
+        without distillation stands below ``model.architecture``, where a distillation
+        has its student. Top-level variables that MMEngine does not read are left out.
+    """
+    flat = [dict(_flatten(_comparable(run.config))) for run in runs]
+    keys = sorted({key for one in flat for key in one})
+    rows = {key: [one.get(key, '–') for one in flat] for key in keys}
+    return {key: row for key, row in rows.items() if len(set(row)) > 1}
+
+
+def _read_run(name: str, path: Path) -> RunRecord:
+    if not path.is_dir():
+        raise FileNotFoundError(f'{path} is no folder: expected a work directory')
+    scalars = read_scalars(path)  # says what is missing
+    # A test in the same folder has no scalars.
+    start = sorted(path.glob(LOG))[-1].parents[1]
+    logs = sorted(start.glob('*.log'))
+    log = logs[0].read_text(errors='replace') if logs else ''
+    return RunRecord(
+        name=name,
+        path=path,
+        config=read_config(path),
+        scalars=scalars,
+        metrics=read_metrics(path),
+        # The config follows, and may repeat a key.
+        environment=dict(ENVIRONMENT.findall(log.partition('Config:')[0])),
+        checkpoint=_checkpoint(path),
+    )
+
+
+def _checkpoint(run: Path) -> Path | None:
+    best = sorted(run.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
+    with redirect_stdout(io.StringIO()):  # it prints where it finds none
+        last = Path(find_latest_checkpoint(str(run)) or '')
+    # last_checkpoint holds a full path, but the folder may have been moved since.
+    for path in (*best[::-1], run / last.name, last):
+        if path.is_file():
+            return path
+    return None
+
+
+def _loss_name(loss: dict) -> str:
+    """For example ``CTKDLoss (GlobalTemperature)`` or ``KLDivergence (tau=4)``."""
+    short = str(loss.get('type')).rsplit('.', 1)[-1]
+    temperature = loss.get('temperature', loss.get('tau'))
+    if isinstance(temperature, dict):
+        kind = str(temperature.get('type')).rsplit('.', 1)[-1]
+        tau = f' tau={temperature["tau"]}' if 'tau' in temperature else ''
+        return f'{short} ({kind}{tau})'
+    return short if temperature is None else f'{short} (tau={temperature})'
+
+
+def _comparable(config: Config) -> dict:
+    read = inspect.signature(Runner.__init__).parameters.keys() - {'work_dir'}
+    cfg = {key: config[key] for key in config if key in read}
+    model = cfg.get('model') or {}
+    if 'architecture' not in model:
+        cfg['model'] = dict(architecture=model)
+    return cfg
+
+
+def _flatten(value: Any, key: str = '') -> Iterator[tuple[str, str]]:
+    if isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict) or not value:
+        yield key, repr(value)
+        return
+    for name, item in value.items():
+        if name != '_scope_':
+            yield from _flatten(item, f'{key}.{name}' if key else str(name))

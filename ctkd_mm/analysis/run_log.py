@@ -1,0 +1,136 @@
+"""What MMEngine wrote about a run: its scalars, its metrics and its config."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Iterable, Union
+
+from mmengine.config import Config
+
+from ctkd_mm.utils.messages import some
+
+PathLike = Union[str, Path]
+LOG = '*/vis_data/scalars.json'  # below a work directory
+
+
+def read_scalars(run: PathLike) -> list[dict[str, float]]:
+    """Read the training lines of a run's JSON log, one per logged iteration.
+
+    Args:
+        run: A work directory, or one ``scalars.json``. In a work directory all
+            starts of the run are joined; from the iteration on at which a later
+            start began, that one counts. Damaged lines are left out.
+
+    Returns:
+        The logged scalars in the order of ``step``, the iteration.
+
+    Raises:
+        FileNotFoundError: If there is no JSON log.
+    """
+    return _by_step(line for line in _lines(run) if 'lr' in line)
+
+
+def read_metrics(run: PathLike) -> list[dict[str, float]]:
+    """Read the validation lines of a run's JSON log, one per validation.
+
+    Args:
+        run: As for :func:`read_scalars`.
+
+    Returns:
+        The metrics in the order of ``step``, which counts epochs here in an
+        epoch-based training.
+
+    Raises:
+        FileNotFoundError: If there is no JSON log.
+    """
+    # Only the learning rate tells the two kinds of lines apart.
+    return _by_step(line for line in _lines(run) if 'lr' not in line)
+
+
+def read_config(run: PathLike) -> Config:
+    """Read the config that the last start of a run was trained with.
+
+    Args:
+        run: As for :func:`read_scalars`.
+
+    Returns:
+        The whole config, as MMEngine dumped it beside the JSON log.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    dumped = _logs(run)[-1].with_name('config.py')
+    if not dumped.is_file():
+        raise FileNotFoundError(f'{dumped} is missing: MMEngine writes it at the start')
+    return Config.fromfile(dumped, import_custom_modules=False)
+
+
+def run_name(run: PathLike) -> str:
+    """The name of a run: that of its work directory."""
+    run = Path(run).resolve()
+    return run.parents[2].name if run.is_file() else run.name
+
+
+def short_path(path: PathLike) -> str:
+    """Write a path for a reader.
+
+    Args:
+        path: A path, or a URL.
+
+    Returns:
+        The path without detours, from the current folder on where it is below that;
+        a URL as it is.
+    """
+    if '://' in str(path):
+        return str(path)
+    full = Path(os.path.abspath(path))
+    below = Path.cwd() in full.parents
+    return str(full.relative_to(Path.cwd())) if below else os.path.normpath(path)
+
+
+def _logs(run: PathLike) -> list[Path]:
+    run = Path(run)
+    is_log = run.suffix == '.json' and run.is_file()
+    logs = [run] if is_log else sorted(run.glob(LOG))
+    if not logs:
+        near = some(map(short_path, _runs_near(run)), shown=5)
+        raise FileNotFoundError(
+            f'{run} has no JSON log: expected a work directory with '
+            '<timestamp>/vis_data/scalars.json, or such a file'
+            + (f'. Did you mean {near}?' if near else '')
+        )
+    return logs
+
+
+def _runs_near(folder: Path) -> list[Path]:
+    """Work directories with a log, up to two folders above or below."""
+    above = [up for up in list(folder.resolve().parents)[:2] if any(up.glob(LOG))]
+    below = {log.parents[2] for n in (1, 2) for log in folder.glob('*/' * n + LOG)}
+    return above + sorted(below)
+
+
+def _lines(run: PathLike) -> list[dict[str, float]]:
+    lines = []
+    for log in _logs(run):
+        own = []
+        for line in log.read_text(errors='replace').splitlines(keepends=True):
+            # Cut off by a kill, or damaged by a crash of the machine.
+            with suppress(json.JSONDecodeError):
+                entry = json.loads(line) if line.endswith('\n') else None
+                if isinstance(entry, dict) and 'step' in entry:
+                    own.append(entry)
+        first = next((line['step'] for line in own if 'lr' in line), math.inf)
+        again = (i for i, x in enumerate(lines) if 'lr' in x and x['step'] >= first)
+        # From there on this start has gone its own way.
+        del lines[next(again, len(lines)) :]
+        lines += own
+    return lines
+
+
+def _by_step(lines: Iterable[dict[str, float]]) -> list[dict[str, float]]:
+    by_step = {line['step']: line for line in lines}
+    return [by_step[step] for step in sorted(by_step)]

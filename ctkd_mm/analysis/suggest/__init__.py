@@ -1,0 +1,1 @@
+"""A range of temperatures for a pair, from its own logits."""

@@ -1,0 +1,7 @@
+"""What the tools do to configs, checkpoints and annotation files."""
+
+from .coco_subset import coco_subset
+from .extract_student import extract_student
+from .new_pair import methods, new_pair
+
+__all__ = ['coco_subset', 'extract_student', 'methods', 'new_pair']

@@ -1,0 +1,48 @@
+"""Get the student out of a distillation checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.runner import CheckpointLoader, save_checkpoint
+
+from ctkd_mm.utils.files import ATOMIC
+from ctkd_mm.utils.weights import STUDENT_PREFIX, student_weights
+
+
+def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Path:
+    """Write a checkpoint of the student alone, as MMDetection itself would save it.
+
+    Keeps the weights below ``architecture.`` under their plain names, and the meta
+    data (classes, epoch, versions, which teacher) except for the distiller's config.
+    The optimizer stays behind. Of a run with ``EMAHook`` these are the averaged
+    weights, which validation measured. Everything is loaded to the CPU.
+
+    Args:
+        checkpoint: A checkpoint of a distillation run.
+        out: Where to write; None puts ``_student`` before the suffix.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: If the checkpoint holds no student, for example because it is
+            a plain detector's.
+    """
+    checkpoint = Path(checkpoint)
+    out = Path(out or checkpoint.with_name(f'{checkpoint.stem}_student.pth'))
+    loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+    weights = loaded.get('state_dict', loaded)
+    student = student_weights(weights)
+    if not student:
+        tops = sorted({key.split('.')[0] for key in weights})
+        raise ValueError(
+            f'{checkpoint} holds no student: expected weights named '
+            f'"{STUDENT_PREFIX}*", found {tops}. Give a checkpoint of a distillation '
+            'run; a plain detector needs no extraction.'
+        )
+    # The config in it is the distiller's: MMEngine would build that from the file alone
+    # and load none of the student's weights, with no more than a log line.
+    meta = {k: v for k, v in loaded.get('meta', {}).items() if k != 'cfg'}
+    save_checkpoint(dict(meta=meta, state_dict=student), str(out), backend_args=ATOMIC)
+    return out

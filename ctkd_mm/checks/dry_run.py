@@ -1,0 +1,78 @@
+"""A start of a training that trains nothing."""
+
+from __future__ import annotations
+
+import copy
+import io
+import tempfile
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ctkd_mm.checks.preflight_hook import PreflightHook
+
+
+class Stop(Exception):
+    """Raised by a hook to end a start, see :func:`start`."""
+
+
+def start(cfg: Config, hook: Hook) -> Runner:
+    """Start a training up to a hook that raises :class:`Stop` in ``before_train``.
+
+    Builds and checks all that ``Runner.train`` does, in a temporary work directory:
+    whatever a training would refuse is refused here.
+
+    Args:
+        cfg: A complete config; unchanged.
+        hook: Called after all checks.
+
+    Returns:
+        The runner; it has a :class:`ctkd_mm.checks.preflight_hook.PreflightHook`.
+
+    Raises:
+        Exception: What the training would have raised.
+    """
+    cfg = copy.deepcopy(cfg)
+    with tempfile.TemporaryDirectory() as work_dir:
+        cfg.work_dir, cfg.log_level = work_dir, 'WARNING'
+        # MMEngine keeps one visualizer a name for the whole process.
+        cfg.experiment_name, cfg.visualizer = Path(work_dir).name, None
+        if not cfg.get('load_from'):
+            cfg.resume = False  # what is to be resumed lies elsewhere
+        runner = Runner.from_cfg(cfg)
+        if not any(isinstance(found, PreflightHook) for found in runner.hooks):
+            runner.register_hook(PreflightHook())
+        # After all checks, before PreemptionHook (100) takes the signals.
+        runner.register_hook(hook, priority=99)
+        try:
+            # pycocotools prints its progress; what else is printed is lost too. The
+            # log keeps the stream that it has.
+            with redirect_stdout(io.StringIO()):
+                runner.train()
+        except Stop:
+            return runner
+    raise RuntimeError('the training ended without calling before_train')
+
+
+def check(cfg: Config) -> list[str]:
+    """Start a training and stop before its first iteration; see :func:`start`.
+
+    Args:
+        cfg: A complete config.
+
+    Returns:
+        What was found, a line each.
+
+    Raises:
+        Exception: What the training would have raised.
+    """
+    hooks = start(cfg, _StopAtOnce()).hooks
+    return next(hook.report for hook in hooks if isinstance(hook, PreflightHook))
+
+
+class _StopAtOnce(Hook):
+    def before_train(self, runner: Runner) -> None:
+        raise Stop

@@ -1,0 +1,1 @@
+"""Repairs of the OpenMMLab stack, and its bounds; nothing else patches it."""

@@ -1,0 +1,129 @@
+"""Checkpoints that are whole or not there: a kill at any moment loses none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import barrier, is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from ctkd_mm.registry import HOOKS
+from ctkd_mm.utils.files import ATOMIC, write_atomically
+
+# A checkpoint between two of CheckpointHook's; see
+# ctkd_mm.engine.hooks.preemption_hook.
+PREEMPTED = 'preempted.pth'
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """``CheckpointHook`` that survives a kill at any moment of a save.
+
+    A checkpoint appears under its name only when all of it is on the disk; what
+    ``max_keep_ckpts`` and ``save_best`` replace is removed only then (MMEngine removes
+    it first); and before a run, a ``last_checkpoint`` that a kill left empty, or that
+    names a missing file, is pointed to the newest checkpoint there is. The size of
+    every checkpoint is logged.
+
+    Args: as MMEngine's ``CheckpointHook``. A remote ``out_dir`` or an own
+    ``backend_args`` are used as they are; then only the order of removals is ours.
+
+    Source: extends :class:`mmengine.hooks.CheckpointHook`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        out_dir: str | None = None,
+        backend_args: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.is_local = backend_args is None and '://' not in (out_dir or '')
+        super().__init__(
+            *args,
+            out_dir=out_dir,
+            backend_args=ATOMIC if self.is_local else backend_args,
+            **kwargs,
+        )
+
+    def before_run(self, runner: Runner) -> None:
+        """Mend ``last_checkpoint``, which ``--resume`` reads, where it is broken."""
+        if self.is_local and is_main_process():
+            self._mend_last_checkpoint(runner)
+        barrier()
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the folder and clear what killed saves left in it."""
+        super().before_train(runner)
+        if self.is_local and is_main_process():
+            for folder in {Path(self.out_dir), Path(runner.work_dir)}:
+                for name in ('*.pth', 'last_checkpoint'):
+                    for half in folder.glob(f'.{name}.tmp'):
+                        half.unlink()
+
+    def _mend_last_checkpoint(self, runner: Runner) -> None:
+        marker = Path(runner.work_dir) / 'last_checkpoint'
+        named = marker.read_text().strip() if marker.is_file() else ''
+        if named and Path(named).is_file():
+            return
+        folder = Path(runner.work_dir)
+        if self.out_dir not in (None, runner.work_dir):  # as CheckpointHook joins them
+            folder = Path(self.out_dir) / folder.name
+        start, end = re.split(r'\{.*?\}', self.filename_tmpl, maxsplit=1)
+        pattern = re.compile(rf'{re.escape(start)}\d+{re.escape(end)}|{PREEMPTED}')
+        found = [path for path in folder.glob('*') if pattern.fullmatch(path.name)]
+        if found:
+            # A moved folder holds the one that was named.
+            newest = folder / Path(named).name
+            if newest not in found:
+                newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+            write_atomically(marker, str(newest).encode())
+            runner.logger.warning(
+                f'{marker} named no file (found {named!r}): a save was interrupted, or '
+                f'the folder was moved. It names {newest} now'
+            )
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        with self._removals_last():
+            super()._save_checkpoint_with_step(runner, step, meta)
+        if self.is_local and is_main_process():
+            size = Path(self.last_ckpt).stat().st_size / 1e6
+            runner.logger.info(f'Saved {self.last_ckpt}, {size:.1f} MB')
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if self.save_best:
+            with self._removals_last():
+                super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _removals_last(self) -> Iterator[None]:
+        backend = self.file_backend
+        self.file_backend = later = _RemovesLater(backend)
+        try:
+            yield
+        finally:
+            self.file_backend = backend
+        best = getattr(self, 'best_ckpt_path_dict', {}).values()
+        saved = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
+        for path in later.removed:
+            if path not in saved:  # the same epoch again, after a resume
+                backend.remove(path)
+
+
+class _RemovesLater:
+    """A file backend that notes what to remove and removes nothing."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.removed: list[str] = []
+
+    def remove(self, filepath: str) -> None:
+        self.removed.append(filepath)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)

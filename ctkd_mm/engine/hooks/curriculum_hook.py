@@ -1,0 +1,150 @@
+"""What changes with training progress: lambda, the temperature's strength."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import Tensor
+
+from ctkd_mm.engine.hooks.temperature_log_hook import TemperatureLogHook
+from ctkd_mm.models.temperatures.gradient_reversal import set_lambda
+from ctkd_mm.models.temperatures.ramps import cosine_curriculum, progress
+from ctkd_mm.models.temperatures.scheduled import set_progress
+from ctkd_mm.registry import HOOKS
+from ctkd_mm.utils.numbers import is_not_negative
+
+
+class RampHook(TemperatureLogHook):
+    """What every hook shares that sets something from progress; :meth:`set` differs.
+
+    Args:
+        end: End of the ramp, in epochs or iterations.
+        begin: Start of the ramp.
+        by_epoch: Whether ``begin`` and ``end`` count epochs (the paper) or
+            iterations.
+
+    Raises:
+        ValueError: If the range is empty; before training, if ``by_epoch`` does not
+            fit the training loop.
+    """
+
+    def __init__(self, end: int, begin: int = 0, by_epoch: bool = True) -> None:
+        progress(0, end, begin)  # refuses an empty range at build time
+        self.end = end
+        self.begin = begin
+        self.by_epoch = by_epoch
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that progress can be counted."""
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError(
+                f'{type(self).__name__}(by_epoch=True) needs an epoch-based train_cfg, '
+                'got IterBasedTrainLoop: set by_epoch=False and give end in iterations'
+            )
+        super().before_train(runner)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Set what the epoch wants."""
+        if self.by_epoch:
+            self.set(runner, runner.epoch)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Set what the iteration wants."""
+        if not self.by_epoch:
+            self.set(runner, runner.iter)
+
+    def set(self, runner: Runner, epoch: int) -> None:
+        """Set it for an epoch (or iteration), counted from 0."""
+        raise NotImplementedError
+
+
+@HOOKS.register_module()
+class CurriculumHook(RampHook):
+    """Sets lambda in the whole model by :func:`cosine_curriculum` and logs it with tau.
+
+    Writes ``train/lambda`` beside what :class:`TemperatureLogHook` writes.
+
+    Args:
+        end: End of the ramp, in epochs or iterations.
+        begin: Start of the ramp.
+        by_epoch: Whether ``begin`` and ``end`` count epochs (the paper) or
+            iterations.
+        lambda_min: See :func:`cosine_curriculum`.
+        lambda_max: See :func:`cosine_curriculum`.
+
+    Raises:
+        ValueError: If the range is empty or a lambda negative; before training, if
+            ``by_epoch`` does not fit the training loop.
+        RuntimeError: Before training, if the model has no ``GradientReversal``.
+
+    Source: CTKD, arXiv 2211.16231; extends :class:`mmengine.hooks.Hook`.
+    """
+
+    def __init__(
+        self,
+        end: int,
+        begin: int = 0,
+        by_epoch: bool = True,
+        lambda_min: float = 0.0,
+        lambda_max: float = 1.0,
+    ) -> None:
+        if not (is_not_negative(lambda_min) and is_not_negative(lambda_max)):
+            raise ValueError(
+                'lambda_min and lambda_max must be >= 0 and finite (GradientReversal '
+                f'carries the minus), got lambda_min={lambda_min!r}, '
+                f'lambda_max={lambda_max!r}'
+            )
+        super().__init__(end, begin, by_epoch)
+        self.bounds = dict(lambda_min=lambda_min, lambda_max=lambda_max)
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that there is something to set, and find what to log."""
+        super().before_train(runner)
+        if not set_lambda(runner.model, self.bounds['lambda_min']):
+            raise RuntimeError(
+                'CurriculumHook found no GradientReversal in the model: give loss_kd a '
+                "learnable temperature (type='ctkd_mm.CTKDLoss'), or drop the hook"
+            )
+
+    def set(self, runner: Runner, epoch: int) -> None:
+        """Set lambda."""
+        self.lambda_ = cosine_curriculum(epoch, self.end, self.begin, **self.bounds)
+        set_lambda(runner.model, self.lambda_)
+
+    def scalars(self) -> dict[str, float | Tensor]:
+        """Lambda and every tau."""
+        return {'lambda': self.lambda_, **super().scalars()}
+
+
+@HOOKS.register_module()
+class TemperatureScheduleHook(RampHook):
+    """Sets progress in the whole model and logs tau.
+
+    Progress: :func:`ctkd_mm.models.temperatures.ramps.progress`.
+
+    Args:
+        end: End of the schedule, in epochs or iterations.
+        begin: Start of the schedule.
+        by_epoch: Whether ``begin`` and ``end`` count epochs or iterations.
+
+    Raises:
+        ValueError: If the range is empty; before training, if ``by_epoch`` does not
+            fit the training loop.
+        RuntimeError: Before training, if no temperature of the model is scheduled.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that there is something to set, and find what to log."""
+        super().before_train(runner)
+        if not set_progress(runner.model, 0.0):
+            raise RuntimeError(
+                'TemperatureScheduleHook found no scheduled temperature in the model: '
+                "give loss_kd one (type='ctkd_mm.LinearTemperature'), or drop the hook"
+            )
+
+    def set(self, runner: Runner, epoch: int) -> None:
+        """Set progress."""
+        set_progress(runner.model, progress(epoch, self.end, self.begin))

@@ -1,0 +1,249 @@
+"""A number that is not finite stops the run before it reaches the weights."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner, find_latest_checkpoint
+from torch import Tensor
+
+from ctkd_mm.models.temperatures.base import Policy, find_temperatures
+from ctkd_mm.registry import HOOKS
+from ctkd_mm.utils.messages import some
+from ctkd_mm.utils.model import unwrapped
+
+ADVICE = (
+    'Try a lower optim_wrapper.optimizer.lr or a longer warm-up, '
+    'optim_wrapper.clip_grad=dict(max_norm=10), with AMP '
+    "optim_wrapper.dtype='bfloat16' or no AMP, a smaller tau_range of the temperature; "
+    'or let default_hooks.finite.max_skips bad steps in a row pass'
+)
+
+
+@HOOKS.register_module()
+class FiniteHook(Hook):
+    """Stops on a loss, gradient or temperature that is not finite, weights unharmed.
+
+    Every optimizer step is checked just before it changes the weights, after
+    unscaling and clipping, with one wait for the device. What float16 loss scaling
+    drops by itself stays its business, unless the loss is not finite or the gradient
+    overflows even at a scale of 1. No checkpoint with other than finite values is
+    saved, but for buffers that began infinite. Losses are those that the model returns
+    in MMEngine's mode 'loss'.
+
+    Args:
+        max_skips: So many bad iterations in a row, >= 0, are skipped with a warning
+            before one stops the run: the gradients gathered so far are dropped and
+            the buffers (BatchNorm's statistics) put back; the optimizer's state stays,
+            schedules go on. In a distributed run all processes skip together.
+
+    Raises:
+        ValueError: If ``max_skips`` is negative.
+        FloatingPointError: During training, naming what is not finite, the
+            iteration, every tau and lambda, and the last checkpoint.
+
+    Source: extends :class:`mmengine.hooks.Hook`.
+    """
+
+    # Before any hook that would average, save or validate the weights.
+    priority = 'VERY_HIGH'
+
+    def __init__(self, max_skips: int = 0) -> None:
+        if max_skips < 0:
+            raise ValueError(f'max_skips must be >= 0, got {max_skips}')
+        self.max_skips = max_skips
+        self.skips = 0
+        self.stepped = False
+        self.infinite: set[str] = set()
+        self.losses: dict[str, Tensor] = {}
+        self.buffers: list[tuple[Tensor, Tensor]] = []
+        self.handles: list[Any] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Watch the model's losses and the optimizer's steps."""
+        self.after_train(runner)  # a run that stopped has left its handles
+        losses = self.losses
+
+        # No method: a copy of the model, as EMA makes, must not copy this hook.
+        def keep_losses(_: Any, args: tuple, kwargs: dict, output: Any) -> None:
+            if kwargs.get('mode') == 'loss':
+                # MMEngine's total is made of these keys; the others are for the log.
+                losses.update({k: _mean(v) for k, v in output.items() if 'loss' in k})
+
+        model = unwrapped(runner)
+        self.temperatures = find_temperatures(model)
+        # A mask, for example; weights that a step has spoilt are parameters, or NaN.
+        self.infinite = {k for k, v in model.named_buffers() if v.isinf().any()}
+        self.handles = [model.register_forward_hook(keep_losses, with_kwargs=True)]
+        for optimizer in _optimizers(runner):
+            check = partial(self._before_step, runner)
+            self.handles.append(optimizer.register_step_pre_hook(check))
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Forget the last iteration; keep the buffers if this one may be skipped."""
+        self.stepped = False
+        self.losses.clear()
+        if self.max_skips:
+            buffers = unwrapped(runner).buffers()
+            self.buffers = [(buffer, buffer.clone()) for buffer in buffers]
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Check the losses where no step was taken: accumulation, loss scaling."""
+        if not self.stepped:
+            self._check(runner, {}, _overflow(runner.optim_wrapper))
+        self.losses.clear()  # they would hold device memory until the next step
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse a checkpoint with other than finite weights.
+
+        Raises:
+            FloatingPointError: Naming the tensors; nothing has been written.
+        """
+        bad = [
+            name
+            for name, value in checkpoint['state_dict'].items()
+            if isinstance(value, Tensor)
+            and not (value.isfinite() | (value.isinf() & (name in self.infinite))).all()
+        ]
+        if bad:
+            raise FloatingPointError(
+                f'not saved: after {checkpoint["meta"]["iter"]} iterations these '
+                f'weights are not finite: {some(bad)}. '
+                f'{_last_checkpoint(runner)}. {ADVICE}.'
+            )
+
+    def after_train(self, runner: Runner) -> None:
+        """Stop watching."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    # Called by the loops of ctkd_mm.engine.loops.resumable_loops when a training fails.
+    after_failure = after_train
+
+    def _before_step(self, runner: Runner, optimizer: Any, *_: Any) -> None:
+        self.stepped = True
+        gradients = {
+            id(p): p.grad
+            for group in optimizer.param_groups
+            for p in group['params']
+            if p.grad is not None and p.numel()
+        }
+        # A fused optimizer under loss scaling drops the step itself, inside.
+        fused = getattr(optimizer, 'found_inf', None) is not None
+        skipped = self._check(runner, {} if fused else gradients)
+        if gradients and not skipped:
+            self.skips = 0
+
+    def _check(
+        self, runner: Runner, gradients: dict[int, Tensor], overflow: bool = False
+    ) -> bool:
+        """Say whether this iteration was skipped; raise if the run must stop."""
+        values = dict(self.losses)
+        if values:  # else tau is that of another step
+            taus = self._curriculum().items()
+            values.update({f'tau of {name}': m.tau.mean() for name, m in taus})
+        numbers = list(values.values())
+        if gradients:
+            numbers += torch._foreach_norm(list(gradients.values()))
+        bad = _some_bad(numbers)
+        if not self._any_process(torch.ones_like(bad) if overflow else bad):
+            return False
+        found = [f'{k} = {v:g}' for k, v in values.items() if not v.isfinite()]
+        names = {id(p): name for name, p in unwrapped(runner).named_parameters()}
+        where = [names.get(k, '?') for k, g in gradients.items() if _some_bad([g])]
+        if where or overflow:
+            found.append(f'gradient of {some(where) if where else "the scaled loss"}')
+        # Or only a norm is infinite: the squares of large, finite entries.
+        if not self._any_process(torch.tensor(bool(found))):
+            return False
+        message = self._message(runner, found or ['found by another process'])
+        if self.skips >= self.max_skips:
+            raise FloatingPointError(
+                f'{message}. The weights are those before this step. '
+                f'{_last_checkpoint(runner)}. {ADVICE}.'
+            )
+        self._skip(runner)
+        runner.logger.warning(
+            f'{message}. Skipped: {self.skips} in a row, max_skips={self.max_skips}'
+        )
+        return True
+
+    def _any_process(self, bad: Tensor) -> bool:
+        if self.max_skips and get_world_size() > 1:
+            bad = bad.int()
+            all_reduce(bad, 'max')
+        return bool(bad.item())
+
+    def _skip(self, runner: Runner) -> None:
+        self.skips += 1
+        self.losses.clear()
+        for optimizer in _optimizers(runner):
+            # Not zeros: with those, momentum and weight decay would still be applied.
+            optimizer.zero_grad(set_to_none=True)
+        for buffer, before in self.buffers:
+            buffer.copy_(before)
+
+    def _curriculum(self) -> dict[str, Policy]:
+        """Name the temperatures that have been used."""
+        return {
+            name: module
+            for name, module in self.temperatures.items()
+            if module.tau is not None and module.tau.numel()
+        }
+
+    def _message(self, runner: Runner, found: list[str]) -> str:
+        where = f'iteration {runner.iter + 1}, epoch {runner.epoch + 1}'
+        curriculum = ''.join(
+            f'; {name}: tau = {module.tau.mean().item():g}{_lambda(module)}'
+            for name, module in self._curriculum().items()
+        )
+        return f'not finite in {where}: {", ".join(found)}{curriculum}'
+
+
+def _optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [wrapper.optimizer for wrapper in wrappers]
+
+
+def _lambda(temperature: Policy) -> str:
+    grl = getattr(temperature, 'grl', None)  # a learnable one's
+    return '' if grl is None else f', lambda = {grl.lambda_:g}'
+
+
+def _overflow(optim_wrapper: Any) -> bool:
+    """Whether loss scaling has dropped a step that only a bad gradient explains."""
+    scaler = getattr(optim_wrapper, 'loss_scaler', None)
+    return (
+        scaler is not None and optim_wrapper.should_update() and scaler.get_scale() < 1
+    )
+
+
+def _mean(value: Tensor | list[Tensor]) -> Tensor:
+    """Reduce one loss as MMEngine does before it adds it to the total."""
+    values = value if isinstance(value, list) else [value]
+    return sum(tensor.detach().float().mean() for tensor in values)
+
+
+def _some_bad(tensors: list[Tensor]) -> Tensor:
+    if not tensors:
+        return torch.tensor(False)
+    return ~torch.stack([tensor.float() for tensor in tensors]).isfinite().all()
+
+
+def _last_checkpoint(runner: Runner) -> str:
+    return f'Last checkpoint: {find_latest_checkpoint(runner.work_dir) or "none yet"}'

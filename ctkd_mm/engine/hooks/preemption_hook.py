@@ -1,0 +1,201 @@
+"""Save, leave, come back: what a run does when its scheduler takes the machine."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import (
+    all_reduce,
+    barrier,
+    get_world_size,
+    is_distributed,
+    is_main_process,
+)
+from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+from ctkd_mm.engine.hooks.atomic_checkpoint_hook import PREEMPTED
+from ctkd_mm.registry import HOOKS
+from ctkd_mm.utils.files import ATOMIC, write_atomically
+
+# EX_TEMPFAIL of sysexits.h: saved, run me again with --resume.
+EXIT_CODE = 75
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_VALIDATION_LEFT = 'preempted_in_validation'
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """On SIGTERM or SIGUSR1 saves at the next iteration and exits with code 75.
+
+    A signal to one process is enough: all agree after every iteration, over a gloo
+    group of their own, so no GPU is waited for. The checkpoint is
+    ``work_dir/preempted.pth``, written all or nothing as ``last_checkpoint`` is, so
+    ``--resume`` finds it; it holds the state after that iteration, in the middle of an
+    epoch too, from where
+    :class:`ctkd_mm.engine.loops.resumable_loops.ResumableEpochBasedTrainLoop` goes on
+    exactly. A run stopped in a validation begins that validation anew. With gradient
+    accumulation the save waits for the update that completes it.
+
+    Signals repeat themselves (a scheduler sends SIGTERM after SIGUSR1), so any further
+    one is the same request. SIGINT and SIGKILL stop at once, as ever. Before training
+    signals act as if there were no hook, as nothing can be lost; a run that gets one
+    after its last iteration and validation finishes. torchrun passes SIGTERM on, not
+    SIGUSR1, and itself exits with 1.
+
+    Data loader workers started during training are out of the signals' reach (Slurm
+    signals them too, and without data no iteration ends). Those of an iteration-based
+    loop start before it: there, use ``num_workers=0`` or signal the main processes.
+
+    Source: extends :class:`mmengine.hooks.Hook`.
+    """
+
+    # After the optimizer, the schedules, EMA and CheckpointHook.
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._training = False
+        self._handlers: dict[int, Any] = {}
+        self._group: Any = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen; then do the validation that the interrupted run left undone."""
+        if threading.current_thread() is threading.main_thread():
+            self._listen()
+        if is_distributed():
+            self._group = torch.distributed.new_group(backend='gloo')
+        self._training = True
+        left = runner.message_hub.pop_info(_VALIDATION_LEFT, False)
+        if left and runner.val_loop is not None:
+            runner.val_loop.run()
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Save and exit if any process was told to.
+
+        Raises:
+            SystemExit: With code 75, in every process.
+        """
+        # An iteration-based loop resumed here would skip the validation.
+        if self._agree() and _updated(runner) and not _validates_next(runner):
+            self._save_and_exit(runner, runner.iter + 1)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """Save and exit, validation to be done anew, if any process was told to.
+
+        Raises:
+            SystemExit: With code 75, in every process.
+        """
+        if not self._training or not _is_common(runner, batch_idx) or not self._agree():
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook.after_val_epoch(runner)  # takes the averaged weights out again
+        runner.message_hub.update_info(_VALIDATION_LEFT, True)
+        self._save_and_exit(runner, runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        """Listen no longer."""
+        self._training = False
+        if self._handlers:
+            # In this order a signal that came meanwhile is spent on our handler.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            for signum, handler in self._handlers.items():
+                signal.signal(signum, handler)
+            self._handlers = {}
+
+    # Called by the loops of ctkd_mm.engine.loops.resumable_loops when a training fails.
+    after_failure = after_train
+
+    def _listen(self) -> None:
+        def request(signum: int, frame: Any) -> None:
+            self.requested = True
+
+        self._handlers = {s: signal.signal(s, request) for s in SIGNALS}
+        # Blocked in this thread, which workers inherit; a signal then reaches the
+        # handler through another thread, or stays pending.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        atexit.register(_end_workers)
+
+    def _agree(self) -> bool:
+        pending = not signal.sigpending().isdisjoint(SIGNALS)
+        told = self.requested or pending
+        if not is_distributed():
+            return told
+        request = torch.tensor(int(told))
+        all_reduce(request, 'max', self._group)
+        return bool(request)
+
+    def _save_and_exit(self, runner: Runner, iteration: int) -> None:
+        path = Path(runner.work_dir) / PREEMPTED
+        runner.save_checkpoint(
+            runner.work_dir,
+            PREEMPTED,
+            meta=dict(epoch=runner.epoch, iter=iteration),
+            backend_args=ATOMIC,
+        )
+        if is_main_process():
+            write_atomically(path.with_name('last_checkpoint'), str(path).encode())
+            size = path.stat().st_size / 1e6
+            runner.logger.info(
+                f'Told to stop: saved {path}, {size:.1f} MB, after {iteration} '
+                f'iterations; exiting with code {EXIT_CODE}. --resume continues from it'
+            )
+        # A launcher ends all when the first has exited: not before the save.
+        barrier(self._group)
+        for signum in self._handlers:
+            signal.signal(signum, signal.SIG_IGN)
+        raise SystemExit(EXIT_CODE)
+
+
+def _updated(runner: Runner) -> bool:
+    """Whether no accumulated gradients are waiting, which no checkpoint holds."""
+    wrappers = runner.optim_wrapper
+    if not isinstance(wrappers, OptimWrapperDict):
+        return wrappers.should_update()
+    return all(wrapper.should_update() for wrapper in wrappers.values())
+
+
+def _is_common(runner: Runner, batch_idx: int) -> bool:
+    """Whether every process validates a batch of this number: all must be asked."""
+    loader = runner.val_dataloader
+    samples = len(loader.dataset) // get_world_size()
+    return (
+        not is_distributed() or batch_idx < samples // loader.batch_sampler.batch_size
+    )
+
+
+def _validates_next(runner: Runner) -> bool:
+    """Whether an iteration-based loop will validate after this iteration."""
+    loop, done = runner.train_loop, runner.iter + 1
+    if not isinstance(loop, IterBasedTrainLoop) or runner.val_loop is None:
+        return False
+    due = any(done % interval == 0 for interval in loop.dynamic_intervals)
+    return done >= loop.val_begin and (due or done == loop.max_iters)
+
+
+def _end_workers() -> None:
+    """End the data loader's workers, which no longer heed the SIGTERM at exit."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's would complain
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

@@ -1,0 +1,14 @@
+"""Training loops that resume exactly."""
+
+from ctkd_mm.utils.lazy import face
+
+__getattr__, __all__ = face(
+    __name__,
+    {
+        'resumable_loops': (
+            'ResumableEpochBasedTrainLoop',
+            'ResumableIterBasedTrainLoop',
+        ),
+        'seeded_data': ('ReseedHook',),
+    },
+)

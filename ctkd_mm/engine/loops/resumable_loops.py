@@ -1,0 +1,227 @@
+"""Training loops that resume in the middle of an epoch to the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Any
+
+from mmengine.dist import get_rank, get_world_size
+from mmengine.registry import DATA_SAMPLERS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner.loops import _InfiniteDataloaderIterator
+from torch import nn
+from torch.utils.data import BatchSampler
+
+from ctkd_mm.engine.loops.seeded_data import (
+    ReseedHook,
+    ResumableBatchSampler,
+    SeededDataset,
+)
+from ctkd_mm.registry import LOOPS
+
+WAY_OUT = (
+    "Restore them; or go on inexactly with MMEngine's own loop: train_cfg.type without "
+    'the prefix "ctkd_mm.Resumable"'
+)
+
+
+class _ExactResume:
+    """What both loops share: the seeded data loader, built again on a resume."""
+
+    def __init__(
+        self, runner: Runner, dataloader: dict, *args: Any, **kwargs: Any
+    ) -> None:
+        _refuse_built_parts(dataloader)
+        self._dataloader_cfg = dataloader
+        data = dict(type=SeededDataset, dataset=dataloader['dataset'])
+        super().__init__(
+            runner, _seeded(dataloader, data, runner, iteration=0), *args, **kwargs
+        )
+
+    def run(self) -> nn.Module:
+        """Train; after a resume from the very batch that comes next."""
+        layout = dict(
+            batch_size=self.dataloader.batch_sampler.batch_size,
+            processes=get_world_size(),
+            samples=len(self.dataloader.dataset),
+        )
+        if self._iter > 0:
+            self._check_resume(layout)
+            self._resume_data()
+        # Stored in every checkpoint with the message hub.
+        self.runner.message_hub.update_info('train_data', layout)
+        try:
+            return super().run()
+        except Exception:
+            # For hooks that changed the process; MMEngine has no such moment.
+            self.runner.call_hook('after_failure')
+            raise
+
+    def _check_resume(self, layout: dict) -> None:
+        before = self.runner.message_hub.get_info('train_data', layout)
+        if before != layout:
+            raise ValueError(
+                f'cannot resume at iteration {self._iter}: the interrupted run had '
+                f'{before}, now it is {layout} (train_dataloader.batch_size, number of '
+                'processes, train_dataloader.dataset), and its place in the data is '
+                f'lost. {WAY_OUT}'
+            )
+        if not any(isinstance(hook, ReseedHook) for hook in self.runner.hooks):
+            self.runner.logger.warning(
+                'default_hooks has no ctkd_mm.ReseedHook: the resumed run will draw '
+                "other RoIs than an uninterrupted one. Add dict(type='ctkd_mm."
+                "ReseedHook')"
+            )
+
+    def _resume_data(self) -> None:
+        # Only now is the seed known that the interrupted run's samplers had.
+        dataset = self.dataloader.dataset
+        self.dataloader = None  # ends its workers
+        # A function, as build_dataloader copies its config, annotations included.
+        config = _seeded(
+            self._dataloader_cfg, dict(type=lambda: dataset), self.runner, self._iter
+        )
+        self.dataloader = self.runner.build_dataloader(config, seed=self.runner.seed)
+
+
+@LOOPS.register_module()
+class ResumableEpochBasedTrainLoop(_ExactResume, EpochBasedTrainLoop):
+    """``EpochBasedTrainLoop`` that resumes a checkpoint of any iteration exactly.
+
+    Together with :class:`ctkd_mm.engine.loops.seeded_data.ReseedHook` the resumed run
+    gives the same bits as one that was never interrupted, whatever the number of worker
+    processes. Batches that were trained on are skipped without being loaded.
+
+    Gradients between two updates of ``optim_wrapper.accumulative_counts`` are in no
+    checkpoint: MMEngine warns of a resume there, as its first update lacks them.
+
+    Args: as MMEngine's ``EpochBasedTrainLoop``.
+
+    Raises:
+        TypeError: If the data loader, its sampler or its batch sampler is an object
+            and not a config, so that it cannot be built again.
+        ValueError: On a resume, before training, if the batch size, the number of
+            processes or of samples is not the interrupted run's.
+
+    Source: extends :class:`mmengine.runner.EpochBasedTrainLoop`.
+    """
+
+    _done = 0  # batches of the epoch that were trained on before a resume
+
+    def run_epoch(self) -> None:
+        """Train the epoch, or what a resume left of it."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        done, self._done = self._done, 0
+        if done:
+            self.dataloader.batch_sampler.advance(done)
+        for idx, data_batch in enumerate(self.dataloader, done):
+            self.run_iter(idx, data_batch)
+
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def _resume_data(self) -> None:
+        super()._resume_data()
+        batches = self.dataloader.batch_sampler
+        begin = batches.batches_before(self._epoch)
+        end = begin + len(batches)
+        # The end too: a save in the last iteration comes before the epoch's end.
+        if not begin <= self._iter <= end:
+            raise ValueError(
+                f'cannot resume: the checkpoint is at iteration {self._iter} of epoch '
+                f'{self._epoch} (both from 0), but with {len(batches)} batches to an '
+                f'epoch this epoch has the iterations {begin} to {end}: '
+                'train_dataloader.batch_size, the number of processes or '
+                'train_dataloader.dataset is not that of the interrupted run. '
+                f'{WAY_OUT}'
+            )
+        self._done = self._iter - begin
+
+
+@LOOPS.register_module()
+class ResumableIterBasedTrainLoop(_ExactResume, IterBasedTrainLoop):
+    """``IterBasedTrainLoop`` that resumes a checkpoint of any iteration exactly.
+
+    As :class:`ResumableEpochBasedTrainLoop`, with ``InfiniteSampler`` and with
+    samplers that have epochs.
+
+    Args: as MMEngine's ``IterBasedTrainLoop``.
+
+    Raises:
+        TypeError: As :class:`ResumableEpochBasedTrainLoop`.
+        ValueError: As :class:`ResumableEpochBasedTrainLoop`.
+
+    Source: extends :class:`mmengine.runner.IterBasedTrainLoop`.
+    """
+
+    def _resume_data(self) -> None:
+        self.dataloader_iterator = None  # its workers have loaded from iteration 0 on
+        super()._resume_data()
+        self.dataloader_iterator = _Skippable(self._remaining_batches())
+
+    def _remaining_batches(self) -> Iterator:
+        # For the parent, which takes as many batches as were trained on from its
+        # iterator. It does so after the hooks that set the sampler's epoch to 0.
+        yield from repeat(None, self._iter)
+        epoch = self.dataloader.batch_sampler.advance(self._iter)
+        batches = _InfiniteDataloaderIterator(self.dataloader)
+        batches._epoch = epoch
+        yield from batches
+
+
+class _Skippable:
+    """Batches for either parent: MMEngine's calls next(), the fork's skip_iter()."""
+
+    def __init__(self, batches: Iterator) -> None:
+        self._batches = batches
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def skip_iter(self, num_iters: int) -> None:
+        for _ in range(num_iters):
+            next(self._batches)
+
+
+def _refuse_built_parts(dataloader: Any) -> None:
+    parts = {'train_dataloader': dataloader}
+    if isinstance(dataloader, dict):
+        for key in ('sampler', 'batch_sampler'):
+            parts[f'train_dataloader.{key}'] = dataloader.get(key) or {}
+    for key, part in parts.items():
+        if not isinstance(part, dict):
+            raise TypeError(
+                f'{key} must be a config dict, which can be built again on a resume; '
+                f'got a {type(part).__name__}. Give its config'
+            )
+
+
+def _seeded(config: dict, dataset: dict, runner: Runner, iteration: int) -> dict:
+    """The data loader's config with the parts that make data exactly resumable."""
+    seed = runner.seed
+    if runner._randomness_cfg.get('diff_rank_seed'):
+        seed -= get_rank()  # samplers must agree on the order on all ranks
+
+    def sampler(dataset: Any, **_: Any) -> Any:
+        # Samplers may ask for the data set's type.
+        if isinstance(dataset, SeededDataset):
+            dataset = dataset.unseeded
+        args = dict(dataset=dataset, seed=seed)
+        return DATA_SAMPLERS.build(config['sampler'], default_args=args)
+
+    config = {**config, 'dataset': dataset}
+    batch_sampler = config.get('batch_sampler') or dict(
+        type=BatchSampler, drop_last=config.pop('drop_last', False)
+    )
+    return {
+        **config,
+        'sampler': dict(type=sampler),
+        'batch_sampler': dict(
+            type=ResumableBatchSampler,
+            batch_sampler=batch_sampler,
+            seed=runner.seed,
+            iteration=iteration,
+        ),
+    }

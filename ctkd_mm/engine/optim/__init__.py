@@ -1,0 +1,11 @@
+"""Optimizer wrappers and their constructors."""
+
+from ctkd_mm.utils.lazy import face
+
+__getattr__, __all__ = face(
+    __name__,
+    {
+        'amp_wrapper': ('AmpOptimWrapper', 'CPUAmpOptimWrapper'),
+        'merged_constructor': ('MergedOptimWrapperConstructor',),
+    },
+)

@@ -1,0 +1,59 @@
+"""As few parameter groups as there are settings: fast steps of the optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+
+from ctkd_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """MMEngine's constructor, with parameters of equal settings in one group.
+
+    Where ``paramwise_cfg`` says anything, as CTKD's does of its temperature, MMEngine
+    makes a group of each parameter. PyTorch's optimizers update a group at once: with
+    two groups in the place of 165, one step of SGD costs a quarter of the host's time.
+    Every parameter is updated as before, where gradients are clipped up to rounding.
+
+    PyTorch knows an optimizer's state by the parameters' order, which is another here:
+    a run cannot be resumed with another constructor or ``paramwise_cfg``.
+
+    Args: as MMEngine's ``DefaultOptimWrapperConstructor``.
+
+    Source: extends :class:`mmengine.optim.DefaultOptimWrapperConstructor`.
+    """
+
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
+    ) -> None:
+        """Add the parameters of a module; of the whole model, in merged groups."""
+        super().add_params(params, module, prefix, **kwargs)
+        if not prefix:  # MMEngine calls it for each submodule too
+            params[:] = merge(params)
+
+
+def merge(groups: list[dict]) -> list[dict]:
+    """Join parameter groups of equal settings.
+
+    Args:
+        groups: ``dict(params=[...], **settings)`` each.
+
+    Returns:
+        Groups of different settings, in the order of the first of each.
+    """
+    merged: list[dict] = []
+    for group in groups:
+        alike = next((m for m in merged if _settings(m) == _settings(group)), None)
+        if alike is None:
+            merged.append({**group, 'params': list(group['params'])})
+        else:
+            alike['params'] += group['params']
+    return merged
+
+
+def _settings(group: dict) -> dict:
+    return {key: value for key, value in group.items() if key != 'params'}

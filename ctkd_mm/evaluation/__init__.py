@@ -1,0 +1,10 @@
+"""Evaluation of detections."""
+
+from ctkd_mm.utils.lazy import face
+
+__getattr__, __all__ = face(
+    __name__,
+    {
+        'fast_coco_metric': ('FastCocoMetric',),
+    },
+)

@@ -1,0 +1,161 @@
+"""RoI-logit distillation for two-stage detectors: the step on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from ctkd_mm.models.algorithms.logit_distill import LogitDistill
+from ctkd_mm.models.heads.roi_head import (
+    box_forward,
+    box_head,
+    check_classes,
+    check_roi_head,
+    roi_path,
+)
+from ctkd_mm.models.losses.kinds import check_loss
+from ctkd_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class RoILogitDistill(LogitDistill):
+    """The teacher scores the student's own RoIs; ``loss_kd`` compares the logits.
+
+    One training step: the student's usual losses, while recorders keep the RoIs
+    that its sampler chose and its class logits for them; the teacher's features and
+    its box head on *those RoIs*, without gradient; ``loss_kd(preds_S, preds_T)``.
+    Row i of both logit matrices is the same box, foreground and background alike.
+    The student's RoI head runs once; the teacher's RPN, sampler and losses never.
+
+    Faster, Mask, Cascade, Cascade Mask and Double-Head R-CNN and models with a
+    shared head (C4) can teach each other. Of a cascade one stage takes part: as the
+    student with the RoIs that reach this stage, as the teacher with its box head.
+
+    Args:
+        architecture: See :class:`ctkd_mm.models.algorithms.logit_distill.LogitDistill`.
+        teacher: See there.
+        loss_kd: See there. The logits are (N, num_classes + 1), N the RoIs of the
+            batch; a loss with ``forward(preds_S, preds_T, labels)`` also gets the
+            labels that the student is trained with, (N,), background ``num_classes``.
+        student_stage: Which stage of a cascaded student, from 0.
+        teacher_stage: Which stage of a cascaded teacher, from 0.
+        **kwargs: See there: ``teacher_ckpt``, ``distiller``, ``teacher_ignore_keys``.
+
+    Raises:
+        ValueError: If a model has no such box head with softmax classes, the numbers
+            of classes differ, and as :class:`LogitDistill`.
+        RuntimeError: While training, if the student scores RoIs of more images than
+            the batch has, as Trident R-CNN does.
+
+    Source: the step of B. Zhao et al., *Decoupled Knowledge Distillation*, CVPR
+    2022, with CTKD's temperature. First-stage logits of unlike pairs: the settings
+    of DIST, arXiv 2205.10536, where a Cascade Mask R-CNN teaches a Faster R-CNN.
+    """
+
+    def __init__(
+        self,
+        architecture: BaseModel | dict | str,
+        teacher: BaseModel | dict | str,
+        loss_kd: dict,
+        student_stage: int = 0,
+        teacher_stage: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.student_stage, self.teacher_stage = student_stage, teacher_stage
+        super().__init__(architecture, teacher, loss_kd, **kwargs)
+        check_loss(self.distiller.distill_losses['loss_kd'], sigmoid=False)
+
+    def check_pair(self, student: BaseModel, teacher: BaseModel) -> int:
+        """Check that both score RoIs for the same softmax classes."""
+        return check_classes(
+            box_head('architecture', student, self.student_stage),
+            box_head('teacher', teacher, self.teacher_stage),
+        )
+
+    def records(self, student: BaseModel, teacher: BaseModel, labels: bool) -> dict:
+        """Record the student's RoIs and labels, and both models' class logits."""
+        head_S = roi_path(student, 'bbox_head', self.student_stage)
+        head_T = roi_path(teacher, 'bbox_head', self.teacher_stage)
+        extractor = roi_path(student, 'bbox_roi_extractor', self.student_stage)
+        student_recorders = dict(
+            rois=dict(type='mmrazor.ModuleInputs', source=extractor),
+            roi_logits=dict(type='mmrazor.ModuleOutputs', source=head_S),
+        )
+        # The last of a step: hard-example samplers score candidates before.
+        preds = dict(recorder='roi_logits', record_idx=-1, data_idx=0)
+        mappings = dict(
+            preds_S=dict(from_student=True, **preds),
+            preds_T=dict(from_student=False, **preds),
+        )
+        if labels:
+            source = f'{head_S}.loss_cls'
+            student_recorders['roi_labels'] = dict(
+                type='mmrazor.ModuleInputs', source=source
+            )
+            mappings['labels'] = dict(
+                recorder='roi_labels', from_student=True, record_idx=-1, data_idx=1
+            )
+        return dict(
+            student_recorders=student_recorders,
+            teacher_recorders=dict(
+                roi_logits=dict(type='mmrazor.ModuleOutputs', source=head_T)
+            ),
+            loss_forward_mappings=dict(loss_kd=mappings),
+        )
+
+    def run_teacher(self, feats: Sequence[Tensor]) -> None:
+        """Make the teacher's box head score the student's RoIs."""
+        rois = self._student_rois(feats[0])
+        if len(rois):
+            box_forward(self.teacher, feats, rois, self.teacher_stage)
+        else:
+            self._record_no_roi(rois)
+
+    def _student_rois(self, level: Tensor) -> Tensor:
+        """Find the RoIs, (N, 5), that the student's recorded logits are of."""
+        records = self.distiller.student_recorders.recorders
+        logits = records['roi_logits'].data_buffer
+        if not logits:  # no RoI was left for this stage
+            return level.new_empty(0, 5, dtype=torch.float32)
+        # A sampler may have cropped candidates before them, a mask head some after.
+        num_rois = len(logits[-1][0])
+        crops = [c for c in records['rois'].data_buffer if len(c[1]) == num_rois]
+        if not crops:
+            raise RuntimeError(
+                f'architecture ({type(self.student).__name__}) scored {num_rois} RoIs, '
+                'but its bbox_roi_extractor has not cropped that many: which RoIs the '
+                'logits are of is not known. Take a student whose bbox_head scores '
+                'what its bbox_roi_extractor crops'
+            )
+        feats, rois = crops[-1]
+        if len(feats[0]) != len(level):
+            raise RuntimeError(
+                f'architecture ({type(self.student).__name__}) scores RoIs of '
+                f'{len(feats[0])} images for a batch of {len(level)}: the teacher has '
+                'not seen the others. Take a student that trains on the batch as it is'
+            )
+        return rois
+
+    def _record_no_roi(self, rois: Tensor) -> None:
+        """Record what MMDetection does not compute, or cannot, where no RoI is."""
+        student = self.distiller.student_recorders.recorders
+        teacher = self.distiller.teacher_recorders.recorders
+        head = box_head('teacher', self.teacher, self.teacher_stage)
+        logits = (rois.new_empty(0, head.num_classes + 1),)
+        teacher['roi_logits'].data_buffer.append(logits)
+        if not student['roi_logits'].data_buffer:  # else they carry the graph
+            student['roi_logits'].data_buffer.append(logits)
+        if 'roi_labels' in student:
+            labels = rois.new_empty(0, dtype=torch.long)
+            student['roi_labels'].data_buffer.append((None, labels))
+
+    def check_heads(self) -> list[str]:
+        """Check both models' feature strides and logits; see ``check_roi_head``."""
+        return [
+            check_roi_head('architecture', self.student, self.student_stage),
+            check_roi_head('teacher', self.teacher, self.teacher_stage),
+        ]

@@ -1,0 +1,140 @@
+"""The dense heads of one-stage detectors: the places that they score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+
+from .roi_head import PROBE_SIZE
+
+
+def dense_head(key: str, model: BaseModel) -> nn.Module:
+    """Find the head of a one-stage detector.
+
+    Args:
+        key: ``architecture`` or ``teacher``, for the message.
+        model: The detector.
+
+    Returns:
+        The module that gives class logits for every anchor or point.
+
+    Raises:
+        ValueError: If the detector has no such head.
+    """
+    head = getattr(model, 'bbox_head', None)
+    if not hasattr(head, 'prior_generator') or not hasattr(head, 'cls_out_channels'):
+        raise ValueError(
+            f'{key} must be a one-stage detector that scores the anchors or points of '
+            'a prior_generator, such as RetinaNet, FCOS, ATSS, GFL or RTMDet, got '
+            f'{type(model).__name__} with bbox_head={type(head).__name__}. For a '
+            "two-stage detector: type='ctkd_mm.RoILogitDistill'"
+        )
+    return head
+
+
+def has_sigmoid(head: nn.Module) -> bool:
+    """Whether the classes are sigmoids; a softmax has a column for the background."""
+    return head.cls_out_channels == head.num_classes
+
+
+def check_aligned(student: nn.Module, teacher: nn.Module) -> int:
+    """Check that row i of both heads' logits is the same anchor or point.
+
+    Args:
+        student: From :func:`dense_head`, as the teacher's.
+        teacher: The teacher's.
+
+    Returns:
+        The number of classes, without background.
+
+    Raises:
+        ValueError: If classes, strides, the number of anchors at a place, or the
+            anchors or points themselves differ.
+    """
+    facts_S, facts_T = _facts(student), _facts(teacher)
+    for name, value in facts_S.items():
+        other = facts_T.get(name)
+        if value != other:
+            raise ValueError(
+                'student and teacher must score the same classes at the same places, '
+                f'got {name} {value} in architecture.bbox_head and {other} in '
+                'teacher.bbox_head: give both the same num_classes, '
+                'loss_cls.use_sigmoid, and anchor_generator or strides'
+            )
+    return student.num_classes
+
+
+def _facts(head: nn.Module) -> dict[str, Any]:
+    """What decides which class at which place a logit is for, coarse facts first."""
+    generator = head.prior_generator
+    facts = dict(
+        num_classes=head.num_classes,
+        use_sigmoid=has_sigmoid(head),
+        strides=[tuple(stride) for stride in generator.strides],
+        num_base_priors=generator.num_base_priors,
+    )
+    # Anchors (x1, y1, x2, y2) or points (x, y) of the upper left place.
+    priors = generator.grid_priors([(1, 1)] * generator.num_levels, device='cpu')
+    for level, prior in enumerate(priors):
+        rounded = [[round(x, 2) for x in row] for row in prior.tolist()]
+        facts[f'priors of level {level}'] = rounded
+    return facts
+
+
+@torch.no_grad()
+def check_dense_head(key: str, model: BaseModel) -> str:
+    """Run a one-stage detector on a made-up image, and compare with its config.
+
+    Args:
+        key: ``architecture`` or ``teacher``, for the message.
+        model: The detector; its mode is restored.
+
+    Returns:
+        A line for the log.
+
+    Raises:
+        ValueError: If the levels of the logits have other strides than
+            ``bbox_head.prior_generator`` says, another number of channels than its
+            anchors and the classes make, or are probabilities.
+    """
+    head, training = dense_head(key, model), model.training
+    generator = head.prior_generator
+    size = getattr(generator, 'input_size', PROBE_SIZE)  # SSD is built for one
+    device = next(model.parameters()).device
+    model.eval()  # a probe must not move BatchNorm's statistics
+    # Not zeros: an untrained head without biases would give zeros, as sigmoids might.
+    image = torch.linspace(-2, 2, 3 * size**2, device=device).view(1, 3, size, size)
+    levels = head(model.extract_feat(image))[0]
+    model.train(training)
+    strides = [stride[0] for stride in generator.strides]
+    cells = [level.shape[-1] for level in levels]
+    # SSD's strides of 100 and 300 are rounded ones.
+    if len(cells) != len(strides) or any(
+        abs(size / stride - cell) >= 1 for stride, cell in zip(strides, cells)
+    ):
+        raise ValueError(
+            f'{key}.bbox_head.prior_generator.strides={strides}, but the levels of its '
+            f'logits are {cells} wide for an image of {size} pixels: anchors or points '
+            'would lie in the wrong places'
+        )
+    want = [num * head.cls_out_channels for num in generator.num_base_priors]
+    channels = [level.shape[1] for level in levels]
+    if channels != want:
+        raise ValueError(
+            f'{key}.bbox_head gives logits of {channels} channels, expected {want}: '
+            f'num_base_priors={generator.num_base_priors} anchors or points with '
+            f'{head.cls_out_channels} classes each'
+        )
+    if all(level.min() >= 0 and level.max() <= 1 for level in levels):
+        raise ValueError(
+            f'{key}.bbox_head ({type(head).__name__}) gives probabilities, all between '
+            '0 and 1, where class logits are expected: take a detector whose head '
+            'leaves the sigmoid to its loss'
+        )
+    return (
+        f'{key}: {generator.num_base_priors} anchors or points a place at strides '
+        f'{strides}, {head.cls_out_channels} logits each'
+    )

@@ -1,0 +1,172 @@
+"""The box heads of two-stage detectors, cascaded or not."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+PROBE_SIZE = 384  # pixels: three places of the largest stride in use, 128
+
+
+def box_head(key: str, model: BaseModel, stage: int) -> nn.Module:
+    """Find the box head of a stage.
+
+    Args:
+        key: ``architecture`` or ``teacher``, for the message.
+        model: The detector.
+        stage: 0, or the stage of a cascade, counted from 0.
+
+    Returns:
+        The module that gives class logits for RoI features.
+
+    Raises:
+        ValueError: If the detector has no such head, or scores boxes by more than
+            features, as Hybrid Task Cascade and Sparse R-CNN do.
+    """
+    roi_head = getattr(model, 'roi_head', None)
+    heads = getattr(roi_head, 'bbox_head', None)
+    cascaded = isinstance(heads, nn.ModuleList)
+    stages = list(heads) if cascaded else [heads]
+    if not all(hasattr(head, 'num_classes') for head in stages):
+        raise ValueError(
+            f'{key} must be a two-stage detector whose roi_head has a bbox_head, got '
+            f'{type(model).__name__} with bbox_head={type(heads).__name__}. For a '
+            "one-stage detector: type='ctkd_mm.DenseLogitDistill'"
+        )
+    if not 0 <= stage < len(stages):
+        name = 'student_stage' if key == 'architecture' else 'teacher_stage'
+        raise ValueError(
+            f'model.{name}={stage}, but {key} ({type(model).__name__}) has '
+            f'{len(stages)} box head(s): give one of {list(range(len(stages)))}'
+        )
+    # After the features and the RoIs, and the stage before them.
+    more = list(inspect.signature(roi_head._bbox_forward).parameters)[2 + cascaded :]
+    if more:
+        raise ValueError(
+            f'{key}.roi_head ({type(roi_head).__name__}) scores boxes by {more} too: '
+            'take a Faster, Mask, Cascade, Cascade Mask or Double-Head R-CNN'
+        )
+    return stages[stage]
+
+
+def roi_path(model: BaseModel, name: str, stage: int) -> str:
+    """Path of the RoI head's module ``name`` of a stage, such as a recorder takes."""
+    module = getattr(model.roi_head, name)
+    path = f'roi_head.{name}'
+    return f'{path}.{stage}' if isinstance(module, nn.ModuleList) else path
+
+
+def box_forward(
+    model: BaseModel, feats: Sequence[Tensor], rois: Tensor, stage: int
+) -> Tensor:
+    """Score RoIs with the box head of a stage.
+
+    Args:
+        model: The detector.
+        feats: What its ``extract_feat`` returns.
+        rois: (N, 5): the image's number in the batch, and x1, y1, x2, y2 in pixels.
+        stage: 0, or the stage of a cascade.
+
+    Returns:
+        Class logits, (N, num_classes + 1).
+    """
+    head = model.roi_head
+    cascaded = isinstance(head.bbox_head, nn.ModuleList)
+    args = (stage, feats, rois) if cascaded else (feats, rois)
+    return head._bbox_forward(*args)['cls_score']
+
+
+def check_classes(student: nn.Module, teacher: nn.Module) -> int:
+    """Check that two box heads give softmax logits of the same number of classes.
+
+    Args:
+        student: From :func:`box_head`, as the teacher's.
+        teacher: The teacher's.
+
+    Returns:
+        The number of classes, without background.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if student.num_classes != teacher.num_classes:
+        raise ValueError(
+            'student and teacher must know the same classes, got num_classes='
+            f'{student.num_classes} in architecture and '
+            f'num_classes={teacher.num_classes} in teacher'
+        )
+    for key, head in dict(architecture=student, teacher=teacher).items():
+        if getattr(head.loss_cls, 'use_sigmoid', False):
+            raise ValueError(
+                f'{key}.roi_head.bbox_head.loss_cls.use_sigmoid is True: '
+                'RoILogitDistill compares softmax classes with a background column; '
+                'take a detector with use_sigmoid=False'
+            )
+    return student.num_classes
+
+
+@torch.no_grad()
+def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
+    """Run a detector on a blank image and one RoI, and compare with its config.
+
+    Args:
+        key: ``architecture`` or ``teacher``, for the message.
+        model: The two-stage detector; its mode is restored.
+        stage: 0, or the stage of a cascade.
+
+    Returns:
+        A line for the log.
+
+    Raises:
+        ValueError: If a feature level has another stride than
+            ``bbox_roi_extractor.featmap_strides`` says, the RoIs' features have
+            another size than ``bbox_head`` takes, or the logits are not
+            ``num_classes + 1`` columns.
+    """
+    head, training = box_head(key, model, stage), model.training
+    extractor = model.get_submodule(roi_path(model, 'bbox_roi_extractor', stage))
+    device = next(model.parameters()).device
+    model.eval()  # a probe must not move BatchNorm's statistics
+    feats = model.extract_feat(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=device))
+    strides = list(getattr(extractor, 'featmap_strides', []))
+    found = [_stride(feat) for feat in feats[: len(strides)]]
+    if found != strides:
+        raise ValueError(
+            f'{key}.roi_head.bbox_roi_extractor.featmap_strides={strides}, but the '
+            f'levels of its features have the strides {found}: RoIs would be cut out '
+            'of the wrong places'
+        )
+    roi = torch.tensor([[0.0, 0, 0, PROBE_SIZE / 2, PROBE_SIZE / 2]], device=device)
+    try:
+        logits = box_forward(model, feats, roi, stage)
+    except RuntimeError as error:
+        raise ValueError(f'{_misfit(key, head, extractor)} ({error})') from error
+    model.train(training)
+    want = (1, head.num_classes + 1)
+    if tuple(logits.shape) != want:
+        raise ValueError(
+            f'{key}.roi_head.bbox_head gives class logits of {tuple(logits.shape)} for '
+            f'one RoI, expected {want}: num_classes and the background'
+        )
+    return f'{key}: RoIs from levels of strides {strides}, {want[1]} logits each'
+
+
+def _misfit(key: str, head: nn.Module, extractor: nn.Module) -> str:
+    layers = getattr(extractor, 'roi_layers', None) or [None]
+    return (
+        f'model.{key}.roi_head.bbox_head cannot take what bbox_roi_extractor gives: '
+        f'bbox_roi_extractor.roi_layer.output_size='
+        f'{getattr(layers[0], "output_size", "unknown")} and out_channels='
+        f'{getattr(extractor, "out_channels", "unknown")}, expected bbox_head.'
+        f'roi_feat_size={getattr(head, "roi_feat_size", "unknown")} and in_channels='
+        f'{getattr(head, "in_channels", "unknown")}. Set output_size to roi_feat_size, '
+        "and out_channels to in_channels and the neck's"
+    )
+
+
+def _stride(feat: Tensor) -> int:
+    return round(PROBE_SIZE / feat.shape[-1])

@@ -1,0 +1,164 @@
+"""The teacher's weights: loaded whole or refused, and known by their hash."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from ctkd_mm.utils.messages import some
+
+# What BatchNorm counts but no evaluation reads; files older than it lack it.
+TOLERATED = (r'num_batches_tracked$',)
+SHOWN = 5
+
+
+class Beside:
+    """Holds a model out of the module tree.
+
+    Copies of the holder share the model, as an EMA copy does, without owning it: what
+    moves or casts a copy leaves the model where it is.
+
+    Args:
+        model: The model.
+        owns: Whether the model follows the holder's module to other devices.
+    """
+
+    def __init__(self, model: nn.Module, owns: bool = True) -> None:
+        self.model = model
+        self.owns = owns
+
+    def __deepcopy__(self, memo: dict) -> Beside:
+        return Beside(self.model, owns=False)
+
+
+def load_teacher(
+    teacher: nn.Module, teacher_ckpt: str, ignore_keys: Sequence[str] = ()
+) -> dict:
+    """Load a checkpoint that covers all of the teacher, and nothing else.
+
+    MMEngine's own loading keeps random weights where a key is missing or has another
+    shape, with no more than a log line. Here both refuse, on every process, and so do
+    weights in the file that the teacher has no place for; tolerated is only
+    BatchNorm's counter ``num_batches_tracked``.
+
+    Args:
+        teacher: The model; its weights are replaced.
+        teacher_ckpt: Path or URL, as MMEngine takes them.
+        ignore_keys: Regular expressions, searched for in the keys: what matches may
+            be missing, unexpected or of another shape. Unexpected weights of a mask
+            head, for example, are ``mask_head``.
+
+    Returns:
+        The checkpoint's ``meta``, empty where it has none.
+
+    Raises:
+        ValueError: If the file cannot be read, is not safe to load, holds no
+            weights, or does not fit; the message has the keys and the cure.
+    """
+    loaded = _read(teacher_ckpt)
+    weights = loaded.get('state_dict', loaded) if isinstance(loaded, dict) else None
+    if not isinstance(weights, dict) or not any(
+        isinstance(value, Tensor) for value in weights.values()
+    ):
+        raise ValueError(
+            f'teacher_ckpt={teacher_ckpt!r} holds no weights: expected a checkpoint '
+            f'with a state_dict, found {_kind(loaded)}'
+        )
+    tolerated = [re.compile(key) for key in (*TOLERATED, *ignore_keys)]
+    problems = []
+    for what, keys in _load_matching(teacher, weights).items():
+        bad = [key for key in keys if not any(t.search(key) for t in tolerated)]
+        if bad:
+            problems.append(f'{len(bad)} {what}: {some(bad, SHOWN)}')
+    if problems:
+        raise ValueError(
+            f'teacher_ckpt={teacher_ckpt!r} does not fit the teacher '
+            f'({type(teacher).__name__}, {len(teacher.state_dict())} weights). '
+            + '. '.join(problems)
+            + f'. {_advice(weights)}'
+        )
+    return loaded.get('meta') or {}
+
+
+def _read(teacher_ckpt: str) -> Any:
+    try:
+        return CheckpointLoader.load_checkpoint(
+            teacher_ckpt, map_location='cpu', logger='current'
+        )
+    except Exception as error:  # damaged files fail in any way
+        raise ValueError(
+            f'teacher_ckpt={teacher_ckpt!r} {_fault(teacher_ckpt, error)} '
+            f'({type(error).__name__}: {error})'
+        ) from error
+
+
+def _fault(teacher_ckpt: str, error: Exception) -> str:
+    """Say what is wrong with a file that could not be read, and the cure."""
+    if isinstance(error, pickle.UnpicklingError) and 'more than weights' in str(error):
+        return 'is not safe to load: it asks to run code'
+    if '://' in teacher_ckpt:
+        return (
+            'could not be fetched: check the address and the network, or download it '
+            'elsewhere and give the path'
+        )
+    path = Path(teacher_ckpt).expanduser()
+    if path.is_dir():
+        return 'is a folder: give the checkpoint file in it'
+    if not path.is_file():
+        return 'does not exist: train or download the teacher first, or correct it'
+    with path.open('rb') as file:
+        head = file.read(64).lstrip()
+    if not head:
+        return 'is an empty file: get it again'
+    if head.startswith(b'<'):
+        return 'is a web page, not a checkpoint: download the file itself'
+    size = path.stat().st_size
+    return f'is no checkpoint, damaged or cut short ({size} bytes): get it again'
+
+
+def _load_matching(teacher: nn.Module, weights: dict) -> dict[str, list[str]]:
+    """Load what fits; return what does not, by kind."""
+    named = OrderedDict((re.sub(r'^module\.', '', k), v) for k, v in weights.items())
+    own = teacher.state_dict()
+    misshaped = [
+        f'{key} {tuple(value.shape)} in the file, {tuple(own[key].shape)} in the model'
+        for key, value in named.items()
+        if key in own and getattr(value, 'shape', None) != own[key].shape
+    ]
+    wrong = {line.split(' ')[0] for line in misshaped}
+    fitting = OrderedDict((k, v) for k, v in named.items() if k not in wrong)
+    # Modules read their version there, to convert older files.
+    fitting._metadata = getattr(weights, '_metadata', None)
+    keys = teacher.load_state_dict(fitting, strict=False)
+    missing = [key for key in keys.missing_keys if key not in wrong]
+    return {
+        'missing': missing,
+        'unexpected': list(keys.unexpected_keys),
+        'of another shape': misshaped,
+    }
+
+
+def _advice(weights: Iterable[str]) -> str:
+    tops = {key.split('.')[0] for key in weights}
+    if 'architecture' in tops:
+        return (
+            'It is the checkpoint of a distillation run: get the detector out of it '
+            'with tools/extract_student.py'
+        )
+    return (
+        'Give the checkpoint that was trained with the config in `teacher`, or name '
+        'the keys that may differ in teacher_ignore_keys'
+    )
+
+
+def _kind(loaded: Any) -> str:
+    if isinstance(loaded, dict):
+        return f'a dict of {sorted(map(str, loaded))[:SHOWN]}'
+    return f'a {type(loaded).__name__}'

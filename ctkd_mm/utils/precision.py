@@ -1,0 +1,70 @@
+"""Lower precision around mmcv operations, which have no kernels for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as torch_module
+
+HALVES = dict(bfloat16=torch.bfloat16, float16=torch.float16)
+
+
+@contextmanager
+def low_precision(device: torch.device, dtype: str | None) -> Iterator[None]:
+    """Autocast what runs meanwhile, RoI extractors and predictions excepted.
+
+    Args:
+        device: Where it runs.
+        dtype: One of ``HALVES``; None changes nothing.
+    """
+    if dtype is None:
+        yield
+        return
+    with torch.autocast(device.type, HALVES[dtype]), _float32_for_mmcv():
+        yield
+
+
+@contextmanager
+def _float32_for_mmcv() -> Iterator[None]:
+    """Cast what enters mmcv's operations, in any model that runs meanwhile."""
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+    from mmdet.models.roi_heads.bbox_heads import BBoxHead
+    from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import (
+        BaseRoIExtractor,
+    )
+
+    def cast_features(module: nn.Module, args: tuple) -> tuple | None:
+        return _float32(args) if isinstance(module, BaseRoIExtractor) else None
+
+    def cast_predictions(module: nn.Module, args: tuple, output: Any) -> Any:
+        heads = (BaseDenseHead, BBoxHead)
+        return _float32(output) if isinstance(module, heads) else None
+
+    handles = (
+        torch_module.register_module_forward_pre_hook(cast_features),
+        torch_module.register_module_forward_hook(cast_predictions),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _float32(value: Any) -> Any:
+    """Cast the half-precision tensors in nested lists and tuples.
+
+    On a GPU float16 stays: mmcv has kernels for it there.
+    """
+    if isinstance(value, (list, tuple)):
+        return type(value)(_float32(item) for item in value)
+    if isinstance(value, torch.Tensor) and (
+        value.dtype == torch.bfloat16
+        or (value.dtype == torch.float16 and not value.is_cuda)
+    ):
+        return value.float()
+    return value

@@ -1,0 +1,213 @@
+"""Two real processes over gloo: what one learns, the other has learned too."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from helpers.dense_detectors import narrow_detector
+from mmdet.models.task_modules.samplers import RandomSampler
+from mmdet.registry import TASK_UTILS
+from mmengine.config import Config
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from ctkd_mm import BernoulliCTKDLoss, GlobalTemperature, set_lambda
+from ctkd_mm.engine.launch import leave_group
+from ctkd_mm.models.algorithms.logit_distill import build_detector
+from ctkd_mm.registry import MODELS
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted(
+    path
+    for name in ('kd', 'ctkd', 'dkd')
+    for path in (ROOT / 'configs' / name).glob('*.py')
+) + sorted((ROOT / 'configs' / 'demo').glob('*kd*.py'))
+INSTANCE = dict(type='ctkd_mm.InstanceTemperature', num_classes=10)
+
+
+@TASK_UTILS.register_module()
+class FirstSampler(RandomSampler):
+    """Takes the first candidates: what it picks in one image depends on no other."""
+
+    def random_choice(self, gallery: Tensor, num: int) -> Tensor:
+        return gallery[:num]
+
+
+def without_chance(ctkd_cfg: dict) -> dict:
+    """Fixed numbers of samples an image and frozen BatchNorm.
+
+    MMDetection divides a rank's losses by its own number of samples, so the mean over
+    ranks is that of the joined batch only where those numbers agree.
+    """
+    student = ctkd_cfg['architecture']
+    student['backbone']['norm_eval'] = True
+    for part, num in (('rpn', 64), ('rcnn', 32)):
+        student['train_cfg'][part]['sampler'].update(type='FirstSampler', num=num)
+    return ctkd_cfg
+
+
+def build(cfg: dict) -> nn.Module:
+    torch.manual_seed(0)
+    model = MODELS.build(copy.deepcopy(cfg))
+    model.init_weights()
+    for detector in (model.student, model.teacher):
+        # An untrained head's logits are so small that their KL is rounding error.
+        for name, weight in detector.named_parameters():
+            if name.endswith(('.fc_cls.weight', '.retina_cls.weight')):
+                weight.data.mul_(100)
+    return model.train()
+
+
+def losses_of(model: nn.Module, batch: dict) -> Tensor:
+    inner = getattr(model, 'module', model)
+    data = inner.data_preprocessor(copy.deepcopy(batch), training=True)
+    return inner.parse_losses(model(**data, mode='loss'))[0]
+
+
+def part_of(batch: dict, i: int) -> dict:
+    return {key: value[i : i + 1] for key, value in batch.items()}
+
+
+def without_objects(batch: dict) -> dict:
+    batch = copy.deepcopy(batch)
+    for sample in batch['data_samples']:
+        sample.gt_instances = sample.gt_instances[:0]
+    return batch
+
+
+def gradients(rank: int, cfg: dict, batch: dict) -> dict[str, Tensor]:
+    """Gradients of one step in which each rank has one of the two images."""
+    model = MMDistributedDataParallel(build(cfg))
+    losses_of(model, part_of(batch, rank)).backward()
+    return {n: p.grad for n, p in model.module.named_parameters() if p.requires_grad}
+
+
+def trained(rank: int, cfg: dict, batch: dict) -> dict[str, Tensor]:
+    """Parameters after steps of other images on each rank, some without objects."""
+    model = MMDistributedDataParallel(build(cfg), find_unused_parameters=False)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-3
+    )
+    for i, lambda_ in enumerate((0.0, 0.3, 1.0, 1.0)):
+        torch.manual_seed(2 * i + rank)
+        set_lambda(model, lambda_)
+        images = part_of(batch, rank)
+        if i == 1 or (i == 2 and rank == 1):  # on both, on one of them
+            images = without_objects(images)
+        optimizer.zero_grad()
+        losses_of(model, images).backward()
+        optimizer.step()
+    return {name: p.detach() for name, p in model.module.named_parameters()}
+
+
+def worker(rank: int, folder: str, jobs: dict) -> None:
+    torch.set_num_threads(1)
+    init_default_scope('mmdet')
+    store = f'file://{folder}/store'
+    dist.init_process_group('gloo', init_method=store, rank=rank, world_size=2)
+    results = {name: job(rank) for name, job in jobs.items()}
+    torch.save(results, f'{folder}/{rank}.pth')
+    leave_group()
+
+
+def on_two_ranks(folder: Path, jobs: dict) -> list[dict]:
+    """Run ``job(rank)`` for every job; return the results of both ranks."""
+    context = torch.multiprocessing.start_processes(
+        worker, (str(folder), jobs), nprocs=2, start_method='spawn', join=True
+    )
+    assert context is None
+    return [torch.load(folder / f'{rank}.pth') for rank in (0, 1)]
+
+
+@pytest.mark.slow
+def test_the_gradient_is_that_of_the_joined_batch(ctkd_cfg, batch, tmp_path):
+    cfg = without_chance(ctkd_cfg)
+    job = functools.partial(gradients, cfg=cfg, batch=batch)
+    first, second = (r['job'] for r in on_two_ranks(tmp_path, dict(job=job)))
+    model = build(cfg)
+    losses_of(model, batch).backward()
+    want = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    assert list(want) == list(first)
+    assert any(name.endswith('raw_tau') for name in want)
+    for name, value in want.items():
+        assert torch.equal(first[name], second[name]), name
+        scale = value.abs().max().item()
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5 * scale)
+
+
+def dense_gradient(rank: int | None, preds: tuple[Tensor, Tensor]) -> Tensor:
+    """Gradient in tau of a rank's half of the places, or of all, mean over ranks."""
+    places = slice(None) if rank is None else slice(8 * rank, 8 * rank + 8)
+    loss_kd = BernoulliCTKDLoss(GlobalTemperature(), confidence=2)
+    loss_kd(*(logits[places] for logits in preds)).backward()
+    gradient = loss_kd.temperature.raw_tau.grad
+    if rank is not None:
+        dist.all_reduce(gradient)
+        gradient /= 2
+    return gradient
+
+
+@pytest.mark.slow
+def test_dense_places_weigh_as_in_the_joined_batch_however_they_fall(tmp_path):
+    preds = torch.randn(2, 16, 5, generator=torch.Generator().manual_seed(0)).unbind()
+    preds[1][8:] -= 4  # the teacher sees little in the second rank's images
+    job = functools.partial(dense_gradient, preds=preds)
+    first, second = (r['job'] for r in on_two_ranks(tmp_path, dict(job=job)))
+    torch.testing.assert_close(first, dense_gradient(None, preds))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.slow
+def test_ranks_stay_equal_in_every_method_also_without_objects(
+    ctkd_cfg, batch, tmp_path
+):
+    instance = copy.deepcopy(ctkd_cfg)
+    instance['loss_kd']['temperature'] = INSTANCE
+    plain = dict(ctkd_cfg, loss_kd=dict(type='mmrazor.KLDivergence', tau=1))
+    dkd = copy.deepcopy(ctkd_cfg)
+    dkd['loss_kd'].update(type='ctkd_mm.DKDLoss', alpha=1, beta=0.25)
+    dense = dict(
+        type='ctkd_mm.DenseLogitDistill',
+        architecture=narrow_detector('retinanet'),
+        teacher=build_detector(narrow_detector('retinanet')),
+        loss_kd=dict(
+            ctkd_cfg['loss_kd'], type='ctkd_mm.BernoulliCTKDLoss', confidence=2
+        ),
+    )
+    methods = dict(ctkd=ctkd_cfg, instance=instance, kd=plain, dkd=dkd, dense=dense)
+    jobs = {
+        name: functools.partial(trained, cfg=cfg, batch=batch)
+        for name, cfg in methods.items()
+    }
+    first, second = on_two_ranks(tmp_path, jobs)
+    for name, cfg in methods.items():
+        start = dict(build(cfg).named_parameters())
+        assert list(first[name]) == list(start)
+        for key, value in first[name].items():
+            assert torch.equal(value, second[name][key]), (name, key)
+        moved = [k for k, v in first[name].items() if not torch.equal(v, start[k])]
+        assert len(moved) == sum(p.requires_grad for p in start.values())
+
+
+@pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
+def test_no_shipped_config_leaves_a_parameter_without_a_gradient(path, batch):
+    cfg = Config.fromfile(path)
+    assert not cfg.get('find_unused_parameters')
+    # Any teacher will do: no gradient of the student depends on which one it is.
+    cfg.model.teacher = build_detector(copy.deepcopy(cfg.model.architecture))
+    model = MODELS.build(cfg.model).train()
+    batches = part_of(batch, 0), without_objects(part_of(batch, 1))
+    for images, lambda_ in itertools.product(batches, (0.0, 1.0)):
+        model.zero_grad()
+        set_lambda(model, lambda_)
+        losses_of(model, images).backward()
+        trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        assert len(trainable) > 50
+        assert [name for name, p in trainable if p.grad is None] == []

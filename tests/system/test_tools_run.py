@@ -1,0 +1,242 @@
+"""The tools, run as users run them: in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+from helpers.same_bits import assert_same_bits
+
+from ctkd_mm import cli, cli_runs
+from ctkd_mm.analysis.run_log import read_scalars
+
+CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
+STUDENT = 'configs/demo/faster-rcnn_r18-eighth_fpn_digits.py'
+ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
+
+
+def command(tool, *args, options=()) -> list:
+    line = [sys.executable, str(tool), *map(str, args)]
+    return [*line, '--cfg-options', *options] if options else line
+
+
+def run(root: Path, tool, *args, options=()) -> str:
+    done = subprocess.run(
+        command(tool, *args, options=options),
+        cwd=root,
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def options(digits_options, teacher_ckpt) -> list:
+    return [
+        *digits_options,
+        f'model.teacher_ckpt={teacher_ckpt}',
+        'train_cfg.val_interval=4',
+        'train_cfg.max_epochs=4',
+        'default_hooks.logger.interval=1',
+    ]
+
+
+@pytest.fixture(scope='module')
+def trained(root, options, tmp_path_factory) -> Path:
+    """A finished CTKD run of 4 epochs of 2 iterations."""
+    work_dir = tmp_path_factory.mktemp('trained')
+    run(root, 'tools/train.py', CTKD, '--work-dir', work_dir, options=options)
+    return work_dir
+
+
+def test_train_logs_tau_and_lambda_and_validates(trained):
+    lines = read_scalars(trained)
+    assert len(lines) == 8
+    assert [line['lambda'] for line in lines[::2]] == pytest.approx(
+        [0.0954915, 0.3454915, 0.6545085, 0.9045085], abs=1e-6
+    )
+    assert lines[0]['tau'] == pytest.approx(2.0)
+    assert lines[-1]['tau'] != lines[0]['tau']
+    (log,) = trained.glob('*/vis_data/scalars.json')
+    assert 'coco/bbox_mAP' in json.loads(log.read_text().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_an_error_in_training_names_the_key_of_the_config(root, options, tmp_path):
+    misspelt = 'model.loss_kd.temperature.tau_rnage=5'
+    line = command(
+        'tools/train.py', CTKD, '--work-dir', tmp_path, options=[*options, misspelt]
+    )
+    done = subprocess.run(line, cwd=root, env=ENV, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f'{misspelt}: did you mean tau_range?' in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_bits(root, options, trained, tmp_path):
+    line = command('tools/train.py', CTKD, '--work-dir', tmp_path, options=options)
+    process = subprocess.Popen(line, cwd=root, env=ENV, stdout=subprocess.DEVNULL)
+    marker = tmp_path / 'last_checkpoint'
+    deadline = time.time() + 300
+    while not (marker.is_file() and 'epoch_2' in marker.read_text()):
+        assert process.poll() is None, 'ended before it could be killed'
+        assert time.time() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / 'epoch_4.pth').exists()
+    run(
+        root,
+        'tools/train.py',
+        CTKD,
+        '--work-dir',
+        tmp_path,
+        '--resume',
+        options=options,
+    )
+    first, second = sorted(tmp_path.glob('*/vis_data/scalars.json'))
+    resumed_at = json.loads(second.read_text().splitlines()[0])['step']
+    assert resumed_at in (5, 7)  # the first iteration of epoch 3 or 4
+    straight, resumed = (
+        torch.load(folder / 'epoch_4.pth', map_location='cpu')
+        for folder in (trained, tmp_path)
+    )
+    assert_same_bits(straight['state_dict'], resumed['state_dict'])
+    assert_same_bits(straight['optimizer'], resumed['optimizer'])
+    assert (
+        'distiller.distill_losses.loss_kd.temperature.raw_tau' in resumed['state_dict']
+    )
+    for key in ('tau', 'lambda', 'loss'):
+        assert read_scalars(trained)[-1][key] == read_scalars(tmp_path)[-1][key]
+
+
+@pytest.mark.parametrize('method', ['ctkd', 'ctkd-instance', 'kd'])
+def test_mmdetections_own_train_tool_runs_the_demo_configs(
+    root, options, tmp_path, method
+):
+    tool = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
+    config = CTKD.replace('ctkd_', f'{method}_')
+    two_iterations = [*options, 'train_cfg.max_epochs=1']
+    run(root, tool, config, '--work-dir', tmp_path, options=two_iterations)
+    lines = read_scalars(tmp_path)
+    assert len(lines) == 2
+    assert lines[0]['distill.loss_kd'] > 0
+    assert ('tau' in lines[0]) == method.startswith('ctkd')
+
+
+def test_the_extracted_student_loads_strictly_in_plain_mmdetection(
+    root, options, trained, tmp_path
+):
+    from mmdet.apis import DetInferencer, init_detector
+    from mmengine.config import Config
+    from mmengine.registry import MODELS
+    from mmengine.runner import load_checkpoint
+
+    out = tmp_path / 'student.pth'
+    run(root, 'tools/extract_student.py', trained / 'epoch_4.pth', '--out', out)
+    whole = torch.load(trained / 'epoch_4.pth', map_location='cpu')['state_dict']
+    model = MODELS.build(Config.fromfile(root / STUDENT).model)
+    load_checkpoint(model, str(out), strict=True)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, whole[f'architecture.{name}']), name
+    assert out.stat().st_size < (trained / 'epoch_4.pth').stat().st_size / 2
+    detector = init_detector(str(root / STUDENT), str(out), device='cpu')
+    assert detector.dataset_meta['classes'] == tuple('0123456789')
+    # Alone, the file must not pass for the distiller, of which it would load nothing.
+    with pytest.raises(ValueError, match='config'):
+        DetInferencer(weights=str(out), device='cpu')
+
+
+def test_the_student_and_the_distiller_evaluate_alike(root, options, trained, tmp_path):
+    student = tmp_path / 'student.pth'
+    checkpoint = trained / 'epoch_4.pth'
+    run(root, 'tools/extract_student.py', checkpoint, '--out', student)
+    plain = [option for option in options if 'teacher_ckpt' not in option]
+    for config, weights, name, extra in [
+        (CTKD, checkpoint, 'whole', options),
+        (STUDENT, student, 'alone', plain),
+    ]:
+        folder = tmp_path / name
+        run(
+            root,
+            'tools/test.py',
+            config,
+            weights,
+            '--work-dir',
+            folder,
+            '--show-dir',
+            'shown',
+            options=extra,
+        )
+        assert len(list(folder.glob('*/shown/*.png'))) == 4
+    results = [
+        json.loads(next((tmp_path / name).glob('*/*.json')).read_text())
+        for name in ('whole', 'alone')
+    ]
+    for result in results:
+        result.pop('time')
+        result.pop('data_time')
+    assert results[0] == results[1]
+
+
+def test_extracting_from_a_plain_detector_is_refused(teacher_ckpt):
+    from ctkd_mm.apis.extract_student import extract_student
+
+    with pytest.raises(ValueError, match=r'holds no student.*backbone'):
+        extract_student(teacher_ckpt)
+    with pytest.raises(SystemExit, match='Nothing is written.*holds no student'):
+        cli_runs.extract_student([str(teacher_ckpt)])
+    with pytest.raises(SystemExit, match='Nothing is written.*missing.pth'):
+        cli_runs.extract_student([str(teacher_ckpt) + '.missing.pth'])
+
+
+def test_make_demo_data_and_plot_curriculum(root, trained, tmp_path):
+    data = tmp_path / 'data'
+    run(root, 'tools/make_demo_data.py', data, '--num-train', 2, '--num-val', 1)
+    assert len(list((data / 'train').iterdir())) == 2
+    run(root, 'tools/plot_curriculum.py', trained, '--out', tmp_path / 'c.png')
+    assert (tmp_path / 'c.png').stat().st_size > 5000
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_train_in_mixed_precision(root, options, tmp_path):
+    run(root, 'tools/train.py', CTKD, '--amp', '--work-dir', tmp_path, options=options)
+    assert all(line['distill.loss_kd'] > 0 for line in read_scalars(tmp_path))
+
+
+def test_ctrl_c_while_a_config_is_written_is_no_mistake_in_it(monkeypatch):
+    run_path = cli.runpy.run_path
+
+    def interrupted(path, run_name=None):
+        if run_name != '__main__':
+            return run_path(path, run_name=run_name)  # for the tool's arguments
+        try:  # as Config.pretty_text
+            raise KeyboardInterrupt
+        except BaseException:
+            raise SyntaxError('Failed to format the config file')  # noqa: B904
+
+    monkeypatch.setattr(cli.runpy, 'run_path', interrupted)
+    monkeypatch.setattr(sys, 'argv', sys.argv)
+    with pytest.raises(KeyboardInterrupt):
+        cli.train([STUDENT])
+
+
+def test_two_bases_with_the_same_key_are_named_with_what_to_do(tmp_path):
+    for name in ('a', 'b'):
+        (tmp_path / f'{name}.py').write_text('model = dict(type="FasterRCNN")')
+    config = tmp_path / 'config.py'
+    config.write_text('_base_ = ["a.py", "b.py"]')
+    with pytest.raises(SystemExit, match='Two files in _base_ set the same key: keep'):
+        cli.check([str(config)])

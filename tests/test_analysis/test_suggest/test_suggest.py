@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config, DictAction
+
+from ctkd_mm import CTKDLoss
+from ctkd_mm.analysis.suggest.first_steps import collect
+from ctkd_mm.analysis.suggest.shown_logits import Rows, Seen
+from ctkd_mm.analysis.suggest.suggest import config_key, draw, suggest_temperature
+from ctkd_mm.analysis.suggest.tau_curve import TauCurve
+from ctkd_mm.registry import MODELS
+
+CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
+GLOBAL = dict(type='ctkd_mm.GlobalTemperature')
+
+
+def options_of(report: list[str]) -> dict[str, float]:
+    (line,) = [line for line in report if 'tau_init=' in line]
+    pairs = line.replace('--cfg-options ', '').split(' ')
+    return {k: DictAction._parse_iterable(v) for k, v in (p.split('=') for p in pairs)}
+
+
+def test_the_last_line_gives_the_config_the_suggested_range(demo_cfg, tmp_path):
+    report = suggest_temperature(demo_cfg, 8, out=tmp_path / 'c.png')
+    assert report[0] == '8 training images, student as initialised'
+    (seen,) = collect(demo_cfg, 8)[1]
+    rows = seen.parts()['all']
+    want = TauCurve(rows.loss, rows.scale()).tau_range()
+    demo_cfg.merge_from_dict(options_of(report))
+    temperature = MODELS.build(demo_cfg.model.loss_kd.temperature)
+    assert temperature.tau_init == pytest.approx(want.tau_init, rel=0.005)
+    assert temperature.tau_range == pytest.approx(want.tau_range, rel=0.005)
+    assert temperature(None, None).item() == pytest.approx(want.tau_start, rel=0.005)
+
+
+def test_a_row_of_the_table_has_each_figure_below_its_heading(demo_cfg, tmp_path):
+    report = suggest_temperature(demo_cfg, 8, out=tmp_path / 'c.png')
+    head, row = report[2].strip(), report[3].split()
+    assert row[0] == 'foreground'
+    shown = dict(zip(re.split(' {2,}', head), row[1:]))
+    (seen,) = collect(demo_cfg, 8)[1]
+    rows = seen.parts()['foreground']
+    S, T = rows.preds_S.numpy(), rows.preds_T.numpy()
+    best = {name: np.sort(preds) for name, preds in dict(T=T, S=S).items()}
+    want = {
+        'rows': len(S),
+        'std T': T.std(1).mean(),
+        'std S': S.std(1).mean(),
+        'margin T': (best['T'][:, -1] - best['T'][:, -2]).mean(),
+        'margin S': (best['S'][:, -1] - best['S'][:, -2]).mean(),
+        'end': 0.5 * (T - S).var(1).mean(),  # the limit of tau² KL for large tau
+    }
+    assert {k: float(shown[k]) for k in want} == pytest.approx(want, rel=0.006)
+
+
+def test_the_curve_of_each_part_is_drawn(tmp_path):
+    preds_S, preds_T = torch.randn(2, 40, 5).double()
+    loss = CTKDLoss(GLOBAL)
+    rows = Rows(preds_S, 3 * preds_T, torch.zeros(40), loss)
+    parts = {
+        part: TauCurve(rows.select(slice(start, None)).loss, rows.scale())
+        for start, part in zip((0, 10, 30), ('foreground', 'background', 'all'))
+    }
+    seen = Seen('loss_kd.temperature', loss.temperature, loss)
+    image = cv2.imread(str(draw({seen: parts}, tmp_path / 'new' / 'c.png')))
+    # Green, orange and blue, as matplotlib has them.
+    for blue, green, red in [(44, 160, 44), (14, 127, 255), (180, 119, 31)]:
+        off = abs(image.astype(int) - (blue, green, red)).sum(2)
+        assert (off < 12).sum() > 200
+
+
+def test_a_pairs_logits_times_a_give_a_range_times_a(demo_cfg):
+    (seen,) = collect(demo_cfg, 8)[1]
+    rows = seen.parts()['all']
+    want = TauCurve(rows.loss, rows.scale()).tau_range()
+    for factor in (0.1, 3, 10):
+        both = factor * rows.preds_S, factor * rows.preds_T
+        scaled = Rows(*both, rows.labels, seen.loss)
+        found = TauCurve(scaled.loss, scaled.scale()).tau_range()
+        assert found == pytest.approx([factor * value for value in want], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('loss_kd', 'key'),
+    [
+        (dict(type='ctkd_mm.DKDLoss', temperature=GLOBAL), 'temperature'),
+        (
+            dict(
+                type='ctkd_mm.ZScoreLoss',
+                loss=dict(type='ctkd_mm.CTKDLoss', temperature=GLOBAL),
+            ),
+            'loss.temperature',
+        ),
+    ],
+)
+def test_the_options_have_the_key_of_the_losss_temperature(
+    demo_cfg, tmp_path, loss_kd, key
+):
+    demo_cfg.model.pop('loss_kd')
+    demo_cfg.model.loss_kd = loss_kd
+    report = suggest_temperature(demo_cfg, 1, out=tmp_path / 'c.png')
+    options = options_of(report)
+    assert list(options) == [
+        f'model.loss_kd.{key}.{name}' for name in ('tau_init', 'tau_range', 'tau_start')
+    ]
+    demo_cfg.merge_from_dict(options)
+    MODELS.build(demo_cfg.model.loss_kd)
+
+
+@pytest.mark.parametrize(
+    ('loss_kd', 'named'),
+    [
+        (
+            dict(
+                type='ctkd_mm.DKDLoss',
+                temperature=dict(type='ctkd_mm.ConstantTemperature', tau=1),
+            ),
+            'model.loss_kd.temperature is a ConstantTemperature, which learns nothing',
+        ),
+        (
+            dict(type='mmrazor.KLDivergence', tau=1),
+            'model.loss_kd is a KLDivergence, which learns nothing',
+        ),
+    ],
+)
+def test_where_nothing_is_learned_the_keys_to_be_are_named(
+    demo_cfg, tmp_path, loss_kd, named
+):
+    demo_cfg.model.pop('loss_kd')
+    demo_cfg.model.loss_kd = loss_kd
+    demo_cfg.custom_hooks = []
+    report = suggest_temperature(demo_cfg, 1, out=tmp_path / 'c.png')
+    assert any(line.startswith(named) for line in report)
+    assert not any('--cfg-options' in line for line in report)
+    assert 'model.loss_kd.temperature.tau_init' in options_of(report)
+
+
+def test_a_temperature_of_mmrazors_distiller_keeps_its_path():
+    losses = dict(loss_kd=dict(temperature=GLOBAL))
+    cfg = Config(dict(model=dict(distiller=dict(distill_losses=losses))))
+    name = 'distiller.distill_losses.loss_kd.temperature'
+    assert config_key(name, cfg) == f'model.{name}'
+
+
+def test_no_image_is_refused(demo_cfg):
+    with pytest.raises(ValueError, match='--images must be >= 1, got 0'):
+        suggest_temperature(demo_cfg, 0)
+
+
+@pytest.mark.slow
+def test_the_tool_suggests_or_says_why_not(
+    root, digits_options, teacher_ckpt, tmp_path
+):
+    def run(*args):
+        line = [sys.executable, 'tools/suggest_temperature.py', CTKD, *map(str, args)]
+        line += ['--out', str(tmp_path / 'c.png'), '--cfg-options', *digits_options]
+        line += [f'model.teacher_ckpt={teacher_ckpt}']
+        return subprocess.run(line, cwd=root, capture_output=True, text=True)
+
+    good = run('--images', 8)
+    assert good.returncode == 0, good.stderr
+    assert '--cfg-options model.loss_kd.temperature.tau_init=' in good.stdout
+    assert (tmp_path / 'c.png').is_file()
+    bad = run('--student', teacher_ckpt)
+    assert bad.returncode == 1
+    assert 'does not fit the student' in bad.stderr

@@ -1,0 +1,547 @@
+"""ctkd_mm.compat.patches against the real MMRazor, MMEngine and torch."""
+
+import functools
+import http.server
+import importlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel
+from mmengine.runner import CheckpointLoader, Runner, checkpoint
+from mmengine.utils import digit_version
+from torch import nn
+
+from ctkd_mm.compat import patches as _compat
+from ctkd_mm.compat import stack as _stack
+
+ROOT = str(Path(_compat.__file__).parents[2])
+RESTRICTED = digit_version(torch.__version__) >= digit_version('2.6.0')
+needs_restricted_load = pytest.mark.skipif(
+    not RESTRICTED, reason='torch < 2.6 loads without restriction'
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_opt_in(monkeypatch):
+    monkeypatch.delenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', raising=False)
+
+
+def run_python(code, path=()):
+    """Runs code in a fresh interpreter that finds ``path`` first, then ctkd_mm."""
+    path = [*map(str, path), ROOT, os.environ.get('PYTHONPATH', '')]
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, path))}
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def write_tree(root, files):
+    for name, text in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(textwrap.dedent(text))
+    return root
+
+
+# MMRazor
+
+# A module imported twice would register twice, or leave its old classes behind.
+IMPORT_ALL_OF_MMRAZOR = """
+import sys
+import mmrazor.models, mmrazor.engine, mmrazor.datasets
+import mmrazor.implementations, mmrazor.structures
+import mmrazor.registry
+
+classes = [
+    cls
+    for registry in vars(mmrazor.registry).values()
+    for cls in getattr(registry, 'module_dict', {}).values()
+]
+assert len(classes) > 200, len(classes)
+for cls in classes:
+    assert getattr(sys.modules[cls.__module__], cls.__name__) is cls, cls
+print('imported')
+"""
+
+
+def test_ctkd_mm_makes_all_of_mmrazor_importable_without_importing_it():
+    out = run_python(
+        'import sys, ctkd_mm\n'
+        "heavy = {'mmcv', 'mmdet', 'mmrazor'} & set(sys.modules)\n"
+        'assert not heavy, heavy\n' + IMPORT_ALL_OF_MMRAZOR
+    )
+    assert out.endswith('imported\n')
+
+
+@pytest.mark.skipif(
+    _stack.installed_extra() == 'onedl',
+    reason='there MMRazor 1.0.0 refuses MMCV until ctkd_mm is imported',
+)
+def test_ctkd_mm_may_come_after_mmrazor():
+    out = run_python('import mmrazor, ctkd_mm\n' + IMPORT_ALL_OF_MMRAZOR)
+    assert out.endswith('imported\n')
+
+
+def test_ctkd_mm_may_come_after_an_import_of_mmrazor_that_failed():
+    out = run_python(
+        "for name in ('models', 'engine', 'structures', 'models'):\n"
+        '    try:\n'
+        "        __import__('mmrazor.' + name)\n"
+        '    except (ImportError, AssertionError):\n'
+        '        pass\n'
+        'import ctkd_mm\n' + IMPORT_ALL_OF_MMRAZOR
+    )
+    assert out.endswith('imported\n')
+
+
+@pytest.mark.parametrize('more', ['', "raise ImportError('something else')"])
+def test_only_mmrazors_own_check_sees_another_version_of_the_forked_mmcv(
+    tmp_path, more
+):
+    check = f"""
+        import mmcv
+        from mmengine.utils import digit_version
+        assert digit_version(mmcv.__version__) <= digit_version('2.1.0')
+        checked = True
+        {more}
+    """
+    fork = "__version__ = '2.3.6'"
+    write_tree(tmp_path, {'mmcv/__init__.py': fork, 'mmrazor/__init__.py': check})
+    code = """
+import importlib.machinery, sys
+from ctkd_mm import _compat
+sys.meta_path.insert(0, _compat._VersionCheck('mmrazor'))
+import mmcv
+try:
+    import mmrazor
+    source = importlib.machinery.SourceFileLoader
+    assert mmrazor.checked and type(mmrazor.__spec__.loader) is source
+except ImportError as error:
+    assert str(error) == 'something else', error
+assert mmcv.__version__ == '2.3.6'
+print('checked')
+"""
+    assert run_python(code, path=[tmp_path]).endswith('checked\n')
+
+
+def subclass(base):
+    class Child(base):
+        pass
+
+    return Child
+
+
+@pytest.mark.skipif(
+    digit_version(torch.__version__) < digit_version('2.0.0'),
+    reason='there MMRazor 1.0.0 imports by itself',
+)
+@pytest.mark.parametrize(
+    'use',
+    [
+        lambda placeholder: placeholder(),
+        lambda placeholder: placeholder['native'],
+        lambda placeholder: placeholder.replace_fakequant,
+        lambda placeholder: setattr(placeholder, 'backend', 'native'),
+        lambda placeholder: list(placeholder),
+        lambda placeholder: 'native' in placeholder,
+        lambda placeholder: isinstance(1, placeholder),
+        lambda placeholder: issubclass(int, placeholder),
+        subclass,
+    ],
+)
+def test_every_use_of_the_placeholder_says_what_is_missing_and_why(use):
+    quantization = importlib.import_module('mmrazor.structures.quantization')
+    with pytest.raises(ImportError) as info:
+        use(quantization.BackendConfigs)
+    message = str(info.value)
+    assert 'mmrazor.structures.quantization.BackendConfigs is not' in message
+    assert f'torch {torch.__version__} ({info.value.__cause__})' in message
+    assert 'Distillation does not use' in message
+
+
+def test_importing_a_submodule_of_the_placeholder_says_what_is_missing_and_why():
+    importlib.import_module('mmrazor.structures.quantization')
+    with pytest.raises(ImportError, match=r'quantization\.qconfig is not available'):
+        importlib.import_module('mmrazor.structures.quantization.qconfig')
+
+
+def test_the_placeholder_leaves_inspection_alone():
+    quantization = importlib.import_module('mmrazor.structures.quantization')
+    assert quantization.__all__ == []
+    assert not hasattr(quantization, '__wrapped__')
+    assert not hasattr(quantization.QConfigHandler, '__wrapped__')
+
+
+def test_an_mmrazor_that_imports_by_itself_is_untouched(tmp_path):
+    package = 'mmrazor/structures/quantization'
+    write_tree(
+        tmp_path,
+        {
+            'mmrazor/__init__.py': '',
+            'mmrazor/structures/__init__.py': 'from .quantization import *',
+            f'{package}/__init__.py': 'from .qconfig import *',
+            f'{package}/qconfig.py': "QConfigHandler = 'the real one'",
+        },
+    )
+    code = """
+import importlib.machinery
+import ctkd_mm
+import mmrazor.structures
+from mmrazor.structures import quantization
+from mmrazor.structures.quantization import qconfig
+
+assert mmrazor.structures.QConfigHandler == 'the real one'
+assert qconfig.QConfigHandler == 'the real one'
+assert not hasattr(quantization, 'BackendConfigs')
+source = importlib.machinery.SourceFileLoader
+assert type(quantization.__loader__) is source, quantization.__loader__
+assert type(quantization.__spec__.loader) is source
+print('untouched')
+"""
+    assert run_python(code, path=[tmp_path]).endswith('untouched\n')
+
+
+def test_applying_again_changes_nothing():
+    before = list(sys.meta_path), checkpoint.load_url, dict(CheckpointLoader._schemes)
+    _compat.apply()
+    after = list(sys.meta_path), checkpoint.load_url, dict(CheckpointLoader._schemes)
+    assert after == before
+
+
+# Checkpoints
+
+
+class Toy(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 1)
+
+    def forward(self, inputs, mode='tensor'):
+        out = self.linear(torch.stack(list(inputs)))
+        return {'loss': out.square().mean()} if mode == 'loss' else [out]
+
+
+class Float32Metric(BaseMetric):
+    """Gives what NumPy gives: a float32 scalar, which save_best stores."""
+
+    default_prefix = 'toy'
+
+    def process(self, data_batch, data_samples):
+        self.results.append(1)
+
+    def compute_metrics(self, results):
+        return {'score': np.float32(0.5)}
+
+
+def build_runner(work_dir, epochs, resume=False):
+    data = [{'inputs': torch.tensor([float(i), 1.0])} for i in range(4)]
+    loader = {
+        'dataset': data,
+        'batch_size': 2,
+        'sampler': {'type': 'DefaultSampler', 'shuffle': False},
+    }
+    torch.manual_seed(0)
+    return Runner(
+        model=Toy(),
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        val_dataloader=loader,
+        train_cfg={'by_epoch': True, 'max_epochs': epochs},
+        val_cfg={},
+        val_evaluator=[Float32Metric()],
+        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9}},
+        param_scheduler={'type': 'MultiStepLR', 'milestones': [1], 'by_epoch': True},
+        default_hooks={
+            'checkpoint': {
+                'type': 'CheckpointHook',
+                'save_best': 'toy/score',
+                'rule': 'greater',
+            }
+        },
+        custom_hooks=[{'type': 'EMAHook'}],
+        resume=resume,
+        log_level='WARNING',
+        default_scope='mmengine',
+        experiment_name=f'{work_dir.name}-{epochs}',
+    )
+
+
+def test_a_run_resumed_from_mmengines_own_checkpoint_equals_one_that_never_stopped(
+    tmp_path,
+):
+    straight = build_runner(tmp_path / 'straight', epochs=3)
+    straight.train()
+    build_runner(tmp_path / 'resumed', epochs=2).train()
+    resumed = build_runner(tmp_path / 'resumed', epochs=3, resume=True)
+    resumed.train()
+    assert (resumed.epoch, resumed.iter) == (3, 6)
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+    # Also the entries from before the stop: they came out of the file.
+    losses = [run.message_hub.get_scalar('train/loss') for run in (straight, resumed)]
+    np.testing.assert_array_equal(losses[1].data, losses[0].data)
+    score = resumed.message_hub.get_info('best_score')
+    assert (score, type(score)) == (0.5, np.float32)
+
+
+def checkpoint_with(extra):
+    """A checkpoint of MMEngine's layout around ``extra``."""
+    return {'state_dict': {'weight': torch.ones(2)}, 'message_hub': extra}
+
+
+def load(path):
+    return CheckpointLoader.load_checkpoint(str(path), logger='silent')
+
+
+def save(path, content):
+    torch.save(content, str(path))
+    return path
+
+
+def rename_in_pickle(path, old, new):
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, record in records.items():
+            if name.endswith('data.pkl'):
+                record = record.replace(old.encode(), new.encode())
+                assert new.encode() in record
+            archive.writestr(name, record)
+
+
+@pytest.mark.parametrize('package', ['numpy.core', 'numpy._core'])
+def test_checkpoints_of_numpy_1_and_2_load(tmp_path, package):
+    buffer = HistoryBuffer([1.0, 3.0], [1, 1])
+    content = checkpoint_with({'loss': buffer, 'score': np.float64(0.25)})
+    path = save(tmp_path / 'a.pth', content)
+    here = np.zeros(1).__reduce__()[0].__module__.rsplit('.', 1)[0]
+    rename_in_pickle(path, f'{here}.multiarray', f'{package}.multiarray')
+    loaded = load(path)['message_hub']
+    np.testing.assert_array_equal(loaded['loss'].data, buffer.data)
+    assert loaded['loss'].statistics('mean') == 2.0
+    assert loaded['score'] == 0.25
+
+
+@pytest.mark.parametrize('code', '?bhilqBHILQefd')
+def test_numpy_numbers_of_every_kind_load(tmp_path, code):
+    value = np.ones(3, dtype=code)
+    path = save(tmp_path / 'a.pth', checkpoint_with([value, value[0]]))
+    array, scalar = load(path)['message_hub']
+    np.testing.assert_array_equal(array, value)
+    assert (array.dtype, scalar) == (value.dtype, value[0])
+
+
+class Call:
+    """Pickles as a call."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@needs_restricted_load
+def test_a_file_that_calls_os_system_is_refused_and_the_command_not_run(tmp_path):
+    ran = tmp_path / 'ran'
+    path = save(tmp_path / 'a.pth', checkpoint_with(Call(os.system, f'touch {ran}')))
+    with pytest.raises(pickle.UnpicklingError, match=rf'{path} .*\.system') as info:
+        load(path)
+    assert 'add_safe_globals' not in str(info.value)
+    assert not ran.exists()
+    torch.load(str(path), weights_only=False)
+    assert ran.exists(), 'the file was harmless: this test shows nothing'
+
+
+@needs_restricted_load
+@pytest.mark.parametrize(
+    'call',
+    [
+        Call(getattr, HistoryBuffer, 'register_statistics'),
+        Call(getattr, HistoryBuffer, '__init__'),
+        Call(getattr, np.ndarray, 'tofile'),
+        Call(getattr, torch.Tensor, 'mean'),
+    ],
+)
+def test_getattr_gives_a_file_nothing_but_mmengines_statistics(tmp_path, call):
+    path = save(tmp_path / 'a.pth', checkpoint_with(call))
+    with pytest.raises(pickle.UnpicklingError, match=r'not loaded: getattr\(<class'):
+        load(path)
+    # The mapping, not the function, is allowed: getattr itself stays out.
+    assert getattr not in torch.serialization.get_safe_globals()
+
+
+class Unknown:
+    """A type that no allow-list knows."""
+
+
+class OtherUnknown:
+    pass
+
+
+def assert_refused(info, source, *types):
+    message = str(info.value)
+    assert str(source) in message
+    for each in types:
+        assert f'{each.__module__}.{each.__name__}' in message
+    assert 'torch.serialization.add_safe_globals([' in message
+    assert 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1' in message
+
+
+@needs_restricted_load
+def test_a_refusal_names_the_file_all_its_types_and_the_opt_ins(tmp_path):
+    content = checkpoint_with([Unknown(), OtherUnknown()])
+    path = save(tmp_path / 'a.pth', content)
+    with pytest.raises(pickle.UnpicklingError) as info:
+        load(path)
+    assert_refused(info, path, Unknown, OtherUnknown)
+
+
+@needs_restricted_load
+def test_a_refusal_names_a_type_that_no_listing_shows(tmp_path):
+    strings = np.array(['a', 'b'])
+    path = save(tmp_path / 'a.pth', checkpoint_with(strings))
+    with pytest.raises(pickle.UnpicklingError) as info:
+        load(path)
+    assert_refused(info, path, type(strings.dtype))
+
+
+@needs_restricted_load
+def test_the_refusal_of_a_pre_zip_file_names_its_type(tmp_path):
+    path = tmp_path / 'a.pth'
+    content = checkpoint_with(Unknown())
+    torch.save(content, str(path), _use_new_zipfile_serialization=False)
+    with pytest.raises(pickle.UnpicklingError) as info:
+        load(path)
+    assert_refused(info, path, Unknown)
+
+
+@needs_restricted_load
+def test_allowing_the_type_loads_the_file(tmp_path):
+    path = save(tmp_path / 'a.pth', checkpoint_with(Unknown()))
+    with torch.serialization.safe_globals([Unknown]):
+        assert isinstance(load(path)['message_hub'], Unknown)
+
+
+@needs_restricted_load
+@pytest.mark.filterwarnings('ignore:Environment variable TORCH_FORCE')
+def test_torchs_own_variable_loads_the_file(tmp_path, monkeypatch):
+    path = save(tmp_path / 'a.pth', checkpoint_with(Unknown()))
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    assert isinstance(load(path)['message_hub'], Unknown)
+
+
+def test_a_damaged_file_is_not_taken_for_an_unsafe_one(tmp_path):
+    path = tmp_path / 'a.pth'
+    path.write_text('<html>404</html>')
+    with pytest.raises(pickle.UnpicklingError) as info:
+        load(path)
+    assert 'add_safe_globals' not in str(info.value)
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match='nothing.pth'):
+        load(tmp_path / 'nothing.pth')
+
+
+class SilentHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves a folder; gives the folder and its URL."""
+    folder = tmp_path / 'served'
+    folder.mkdir()
+    # Both cache downloads by file name, below the home folder.
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path / 'mmengine'))
+    handler = functools.partial(SilentHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+        thread.start()
+        yield folder, f'http://127.0.0.1:{httpd.server_port}'
+        httpd.shutdown()
+        thread.join()
+
+
+def test_a_checkpoint_of_mmengine_loads_over_http(server):
+    folder, url = server
+    save(folder / 'a.pth', checkpoint_with(HistoryBuffer([2.0], [1])))
+    assert load(f'{url}/a.pth')['message_hub'].current() == 2.0
+
+
+@needs_restricted_load
+def test_an_unsafe_file_is_refused_over_http(server, monkeypatch):
+    folder, url = server
+    save(folder / 'a.pth', checkpoint_with(Unknown()))
+    with pytest.raises(pickle.UnpicklingError) as info:
+        load(f'{url}/a.pth')
+    assert_refused(info, f'{url}/a.pth', Unknown)
+
+
+@needs_restricted_load
+def test_an_unsafe_file_is_refused_behind_a_model_zoo_name(server, tmp_path):
+    folder, url = server
+    save(folder / 'a.pth', checkpoint_with(Unknown()))
+    (tmp_path / 'mmengine').mkdir()
+    names = {'some_model': f'{url}/a.pth'}
+    (tmp_path / 'mmengine' / 'open_mmlab.json').write_text(json.dumps(names))
+    with pytest.raises(pickle.UnpicklingError) as info:
+        load('open-mmlab://some_model')
+    assert_refused(info, f'{url}/a.pth', Unknown)
+
+
+@needs_restricted_load
+def test_an_unsafe_file_is_refused_behind_the_name_of_a_local_file(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
+    save(tmp_path / 'a.pth', checkpoint_with(Unknown()))
+    (tmp_path / 'open_mmlab.json').write_text(json.dumps({'some_model': 'a.pth'}))
+    with pytest.raises(pickle.UnpicklingError, match='Unknown'):
+        load('open-mmlab://some_model')
+
+
+@needs_restricted_load
+@pytest.mark.filterwarnings('ignore:Environment variable TORCH_FORCE')
+def test_torchs_own_variable_serves_over_http_too(server, monkeypatch):
+    folder, url = server
+    save(folder / 'a.pth', checkpoint_with(Unknown()))
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    assert isinstance(load(f'{url}/a.pth')['message_hub'], Unknown)
+
+
+@pytest.mark.skipif(RESTRICTED, reason='torch >= 2.6 needs the repair')
+def test_a_torch_that_restricts_nothing_keeps_mmengines_loaders():
+    assert checkpoint.load_url is torch.hub.load_state_dict_from_url
+    assert CheckpointLoader._schemes[''] is checkpoint.load_from_local
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'mobilenet_v2'])
+def test_torchvisions_weights_are_found_without_torchvision(monkeypatch, name):
+    asked = []
+    monkeypatch.setitem(sys.modules, 'torchvision', None)
+    monkeypatch.setattr(checkpoint, 'load_url', lambda url, **_: asked.append(url))
+    CheckpointLoader.load_checkpoint(f'torchvision://{name}')
+    assert [url.rpartition('/')[2].partition('-')[0] for url in asked] == [name]
