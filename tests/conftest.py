@@ -5,17 +5,49 @@ from __future__ import annotations
 import copy
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 
 import ctkd_mm  # noqa: F401  before any test imports mmrazor
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what is not marked otherwise into the tier ``unit``."""
+    for item in items:
+        if not any(map(item.get_closest_marker, ('start', 'process'))):
+            item.add_marker('unit')
+
+
+@pytest.fixture(autouse=True)
+def _tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold a test to its tier, so that the marks stay true."""
+    if request.node.get_closest_marker('process'):
+        return
+    is_unit = request.node.get_closest_marker('unit') is not None
+    popen, build = subprocess.Popen.__init__, Runner.__init__
+
+    def start_process(self: Any, args: Any, *others: Any, **more: Any) -> None:
+        # A Runner asks a compiler and git for their versions.
+        assert not is_unit and sys.executable not in args, 'mark this test process'
+        popen(self, args, *others, **more)
+
+    def start_runner(self: Any, *args: Any, **more: Any) -> None:
+        assert not is_unit, 'mark this test start'
+        build(self, *args, **more)
+
+    monkeypatch.setattr(subprocess.Popen, '__init__', start_process)
+    monkeypatch.setattr(Runner, '__init__', start_runner)
 
 
 @pytest.fixture(autouse=True)

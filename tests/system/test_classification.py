@@ -266,7 +266,7 @@ def test_ddp_needs_no_search_for_unused_parameters(cfg, one_process_group):
     assert all(p.grad is not None for p in trained)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_resumed_run_keeps_tau_and_every_weight(cfg):
     whole, steps = train_digits(cfg)
     first = str(Path(cfg.work_dir) / 'epoch_1.pth')
@@ -277,7 +277,7 @@ def test_a_resumed_run_keeps_tau_and_every_weight(cfg):
     assert all(torch.equal(weights[k], v) for k, v in whole.model.state_dict().items())
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_train_tool_trains_it_and_the_student_comes_out(
     cfg, tmp_path, capsys, monkeypatch
 ):

@@ -164,7 +164,7 @@ class Curious(Hook):
         float(outputs['loss'])
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_step_waits_for_nothing_but_what_the_student_and_the_guard_read(reads):
     student = reads('faster-rcnn_r18-eighth', own_hooks=False)
     assert student['mmengine/message_hub.py'] == 6  # its losses and their sum, accuracy

@@ -126,7 +126,7 @@ def on_two_ranks(folder: Path, jobs: dict) -> list[dict]:
     return [torch.load(folder / f'{rank}.pth') for rank in (0, 1)]
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_gradient_is_that_of_the_joined_batch(ctkd_cfg, batch, tmp_path):
     cfg = without_chance(ctkd_cfg)
     job = functools.partial(gradients, cfg=cfg, batch=batch)
@@ -154,7 +154,7 @@ def dense_gradient(rank: int | None, preds: tuple[Tensor, Tensor]) -> Tensor:
     return gradient
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_dense_places_weigh_as_in_the_joined_batch_however_they_fall(tmp_path):
     preds = torch.randn(2, 16, 5, generator=torch.Generator().manual_seed(0)).unbind()
     preds[1][8:] -= 4  # the teacher sees little in the second rank's images
@@ -164,7 +164,7 @@ def test_dense_places_weigh_as_in_the_joined_batch_however_they_fall(tmp_path):
     assert torch.equal(first, second)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_ranks_stay_equal_in_every_method_also_without_objects(
     ctkd_cfg, batch, tmp_path
 ):

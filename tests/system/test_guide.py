@@ -229,7 +229,7 @@ def pair(parts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config
     return cfg
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_pages_pair_is_ready_to_train(pair):
     report = check(pair)
     assert report[1].startswith('3 classes, the same in teacher_ckpt, train_dataloader')
@@ -248,7 +248,7 @@ def test_the_pages_teacher_and_student_are_detectors_of_its_classes(parts, monke
     assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == 48
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_pages_student_is_trained_extracted_and_detects(pair, parts, monkeypatch):
     Runner.from_cfg(pair).train()
     student = extract_student(Path(pair.work_dir) / 'epoch_1.pth')

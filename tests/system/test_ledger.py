@@ -214,7 +214,7 @@ def test_every_log_counts(experiments):
         metrics['bbox_mAP'] -= 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_what_is_missing_is_trained_and_a_control_follows_its_source(
     experiments, small_checkout, monkeypatch, capsys
 ):
@@ -331,7 +331,7 @@ def test_no_training_outlives_the_ledger(experiments, monkeypatch):
     assert [t.process.returncode for t in trainings] == [-signal.SIGTERM] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_failing_run_is_named_and_leaves_no_log(
     experiments, small_checkout, monkeypatch, capsys
 ):

@@ -28,7 +28,7 @@ const own = shot => shot.querySelector('image') ||
 Promise.all(shots.map(shot => Promise.resolve(own(shot)).then(image => image.decode())
   .then(() => true, () => false))).then(arguments[0]);
 """
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def why_not() -> str:

@@ -23,7 +23,7 @@ CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
 TESTS = Path(__file__).parents[1]
 PROGRAMS = ('slurmctld', 'slurmd', 'munged', 'srun', 'sbatch')
 TAU = 'distiller.distill_losses.loss_kd.temperature.raw_tau'
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def why_not() -> str:

@@ -52,7 +52,7 @@ def test_thirds_leave_the_warm_up_out(soak):
     assert results['log_bytes_per_iteration'] == pytest.approx([150, 150])
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_one_command_measures_the_demo_pair(root, tmp_path):
     done = subprocess.run(
         [sys.executable, 'benchmarks/soak.py', '--iterations', '150']

@@ -72,7 +72,7 @@ def test_train_logs_tau_and_lambda_and_validates(trained):
     assert 'coco/bbox_mAP' in json.loads(log.read_text().splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_an_error_in_training_names_the_key_of_the_config(root, options, tmp_path):
     misspelt = 'model.loss_kd.temperature.tau_rnage=5'
     line = command(
@@ -83,7 +83,7 @@ def test_an_error_in_training_names_the_key_of_the_config(root, options, tmp_pat
     assert f'{misspelt}: did you mean tau_range?' in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_killed_run_resumes_to_the_same_bits(root, options, trained, tmp_path):
     line = command('tools/train.py', CTKD, '--work-dir', tmp_path, options=options)
     process = subprocess.Popen(line, cwd=root, env=ENV, stdout=subprocess.DEVNULL)

@@ -84,7 +84,7 @@ def test_a_resume_is_looked_for_by_the_training_alone(demo_cfg, capsys):
     assert 'nothing to resume' not in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_tool_says_ready_or_why_not(root, digits_options, teacher_ckpt):
     def run(*options):
         return subprocess.run(

@@ -108,7 +108,7 @@ class Calls(Hook):
         teacher.val_step = counted
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_teacher_is_evaluated_once_and_logged_beside_the_student(demo_cfg):
     demo_cfg.val_evaluator = dict(type='ImageCount')
     demo_cfg.default_hooks.preflight.expect_map = dict(value=0.04, tol=0.02, images=3)
@@ -141,7 +141,7 @@ def test_a_weak_teacher_is_refused_with_both_figures(demo_cfg):
         check(demo_cfg)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_resume_with_another_teacher_is_refused(demo_cfg, own_teacher):
     demo_cfg.train_cfg.max_epochs = 1
     demo_cfg.val_cfg = demo_cfg.val_dataloader = demo_cfg.val_evaluator = None
@@ -153,7 +153,7 @@ def test_a_resume_with_another_teacher_is_refused(demo_cfg, own_teacher):
         Runner.from_cfg(demo_cfg).train()
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_resume_with_classes_renamed_is_refused(demo_cfg):
     demo_cfg.train_cfg.max_epochs = 1
     demo_cfg.val_cfg = demo_cfg.val_dataloader = demo_cfg.val_evaluator = None

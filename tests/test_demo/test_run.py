@@ -20,7 +20,7 @@ def test_outside_a_checkout_is_refused(tmp_path, monkeypatch):
         demo.run_demo()
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_demo_prints_its_table_and_continues_where_it_was(small_checkout, capfd):
     demo.run_demo()
     shown = capfd.readouterr().out
@@ -38,7 +38,7 @@ def test_the_demo_prints_its_table_and_continues_where_it_was(small_checkout, ca
     assert (work_dir / 'teacher' / 'epoch_1.pth').stat().st_mtime_ns == teacher
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_failing_tool_shows_its_output_and_where_it_is(small_checkout, capfd):
     schedule = small_checkout / 'configs' / '_base_' / 'schedules' / 'schedule_demo.py'
     schedule.write_text(schedule.read_text().replace("'AdamW'", "'AdamW', nonsense=1"))

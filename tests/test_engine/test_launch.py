@@ -194,7 +194,7 @@ def expect_map(images: int) -> list:
     return [f'{key}.value=0', f'{key}.tol=0', f'{key}.images={images}']
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_dist_train_keeps_two_processes_alike(trained):
     _, work_dir, _ = trained
     assert [line['step'] for line in read_scalars(work_dir)] == [1, 2, 3, 4]
@@ -202,7 +202,7 @@ def test_dist_train_keeps_two_processes_alike(trained):
     assert first == second
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_one_of_two_processes_tells_what_the_teacher_reaches(trained):
     _, work_dir, output = trained
     assert len(re.findall(EVALUATED, output)) == 1
@@ -210,7 +210,7 @@ def test_one_of_two_processes_tells_what_the_teacher_reaches(trained):
     assert metrics.keys() >= {'coco/bbox_mAP', 'teacher/coco/bbox_mAP'}
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_dist_test_gathers_the_images_of_both_processes(
     root, options, trained, tmp_path
 ):
@@ -230,7 +230,7 @@ def annotations(options: list) -> str:
 
 
 @cpu_only
-@pytest.mark.slow
+@pytest.mark.process
 def test_train_in_mixed_precision_moves_tau(root, options, tmp_path):
     line = [CTKD, '--amp', '--work-dir', tmp_path, *options, 'train_cfg.val_interval=9']
     call(root, 'python', 'tools/train.py', *line)
@@ -241,7 +241,7 @@ def test_train_in_mixed_precision_moves_tau(root, options, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-@pytest.mark.slow
+@pytest.mark.process
 def test_dist_train_over_nccl_checks_the_teacher_and_moves_tau(root, options, tmp_path):
     line = [CTKD, '1', '--work-dir', tmp_path, *options, *expect_map(images=2)]
     line += ['env_cfg.dist_cfg.backend=nccl', 'default_hooks.finite.max_skips=1']

@@ -280,7 +280,7 @@ def test_the_config_names_the_missing_package(monkeypatch):
         FastCocoMetric()
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_demo_is_evaluated_alike_by_its_config_type(demo_cfg, teacher_ckpt):
     values = []
     for type_ in ('CocoMetric', 'ctkd_mm.FastCocoMetric'):

@@ -269,7 +269,7 @@ def test_a_model_without_a_learnable_temperature_is_refused(tmp_path):
         runner.train()
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_detectors_climb_and_sabotaged_ones_descend(tmp_path, ctkd_cfg, batch):
     from mmengine.runner import Runner
 

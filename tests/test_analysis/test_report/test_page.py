@@ -364,7 +364,7 @@ def test_a_folder_without_a_run_is_refused_on_the_command_line(tmp_path):
         report([str(log), '--out', str(tmp_path / 'report.html')])
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_training_logs_it_all_for_the_report_and_for_tensorboard(demo_cfg):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

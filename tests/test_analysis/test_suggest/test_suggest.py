@@ -154,7 +154,7 @@ def test_no_image_is_refused(demo_cfg):
         suggest_temperature(demo_cfg, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_tool_suggests_or_says_why_not(
     root, digits_options, teacher_ckpt, tmp_path
 ):

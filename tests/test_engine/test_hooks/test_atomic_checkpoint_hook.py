@@ -30,7 +30,7 @@ def train(cfg: Config, *hooks: Hook) -> Runner:
     return runner
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_sixteen_kills_lose_nothing(root):
     done = subprocess.run(
         [sys.executable, 'tests/helpers/kill_saves.py', '--kills', '16'],
@@ -72,7 +72,7 @@ class Recording(Hook):
         self.seen.append(sorted(file.name for file in files))
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_old_goes_only_when_the_new_is_there(demo_cfg):
     demo_cfg.default_hooks.checkpoint.update(max_keep_ckpts=1)
     demo_cfg.val_cfg = demo_cfg.val_dataloader = demo_cfg.val_evaluator = None
@@ -99,7 +99,7 @@ class Scripted(BaseMetric):
         return dict(bbox_mAP=self.values.pop())
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_best_checkpoint_is_the_student_of_the_best_map(demo_cfg):
     demo_cfg.default_hooks.checkpoint.update(save_best='coco/bbox_mAP')
     demo_cfg.val_evaluator = dict(type='Scripted')
@@ -126,7 +126,7 @@ class Weights(Hook):
         self.kept.append({key: value.double() for key, value in weights.items()})
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_with_an_ema_hook_the_extracted_student_is_the_average(demo_cfg):
     demo_cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.3))
     weights = Weights()
@@ -146,7 +146,7 @@ def test_with_an_ema_hook_the_extracted_student_is_the_average(demo_cfg):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_teacher_is_named_and_not_stored(demo_cfg, teacher_ckpt):
     demo_cfg.log_level = 'INFO'
     runner = train(demo_cfg)

@@ -395,7 +395,7 @@ def train_one_of_two(rank, folder, cfg, batch):
     leave_group()
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_all_processes_skip_what_one_cannot_use(tmp_path, student_cfg, batch):
     # Before the last of four accumulated batches no process sees another's gradient.
     torch.multiprocessing.spawn(

@@ -33,7 +33,7 @@ def iterations(demo_cfg) -> Config:
     return demo_cfg
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_history_is_bounded_and_the_log_the_same(iterations):
     bounded, lines = train(iterations, True)
     endless, same_lines = train(iterations, False)
@@ -43,7 +43,7 @@ def test_the_history_is_bounded_and_the_log_the_same(iterations):
         assert len(values) == len(counts) == length
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_global_window_gets_all(iterations):
     window = dict(data_src='loss', method_name='mean', window_size='global')
     iterations.log_processor.custom_cfg = [window]
@@ -51,7 +51,7 @@ def test_a_global_window_gets_all(iterations):
     assert len(runner.message_hub.log_scalars['train/loss'].data[0]) == 16
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_an_epochs_window_gets_an_epoch(iterations):
     window = dict(data_src='loss', method_name='mean', window_size='epoch')
     iterations.log_processor.custom_cfg = [window]

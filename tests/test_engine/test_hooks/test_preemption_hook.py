@@ -193,7 +193,7 @@ def wait_for(file: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_signal_to_the_data_loaders_workers_as_well_is_survived(tmp_path):
     # In a process of its own too: other numbers of threads add in another order.
     program(tmp_path / 'straight', 'workers=2').communicate(timeout=120)
@@ -209,7 +209,7 @@ def test_a_signal_to_the_data_loaders_workers_as_well_is_survived(tmp_path):
     assert_same_end(tmp_path / 'straight', tmp_path / 'stopped')
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_crash_does_not_wait_for_workers_that_block_signals(tmp_path):
     process = program(tmp_path / 'run', 'workers=2', 'crash=3')
     try:
@@ -221,7 +221,7 @@ def test_a_crash_does_not_wait_for_workers_that_block_signals(tmp_path):
     assert process.returncode == 1
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_signal_to_one_process_stops_both_at_the_same_iteration(tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from ctkd_mm.engine.loops.seeded_data import SeededDataset
 from ctkd_mm.registry import LOOPS
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 STUDENT = 'configs/demo/faster-rcnn_r18-eighth_fpn_digits.py'
 CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'

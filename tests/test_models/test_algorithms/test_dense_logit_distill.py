@@ -273,7 +273,7 @@ def test_batches_that_are_padded_differently_are_refused_with_both():
         build(narrow_detector('retinanet'), teacher)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_run_checks_both_heads_and_learns_its_temperature(demo_cfg, tmp_path):
     student, teacher = narrow_detector('gfl'), narrow_detector('gfl', 64)
     loss_kd = copy.deepcopy(demo_cfg.loss_kd)

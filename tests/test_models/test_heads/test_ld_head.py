@@ -151,7 +151,7 @@ def test_a_process_without_boxes_keeps_ddp_going(model, batch, one_process_group
     assert find_temperatures(model)[PLACE].raw_tau.grad.tolist() == [0]
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_training_sets_lambda_in_the_head_and_tau_climbs(cfg):
     cfg.default_hooks.logger.interval = 1
     runner = Runner.from_cfg(cfg)
@@ -165,7 +165,7 @@ def test_training_sets_lambda_in_the_head_and_tau_climbs(cfg):
     assert taus == sorted(set(taus)) and temperature.tau.item() == taus[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_checkpoint_is_the_students_and_resumes_and_evaluates(cfg, tmp_path):
     runner = Runner.from_cfg(copy.deepcopy(cfg))
     runner.train()
