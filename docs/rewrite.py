@@ -41,6 +41,10 @@ def _rewrite(obj: griffe.Object) -> None:
     if obj.docstring:
         text = ROLE.sub(lambda role: _reference(obj, role[1]), obj.docstring.value)
         obj.docstring.value = text.replace('\nExample:\n', '\nExamples:\n')
+    if obj.is_subpackage:
+        # The modules alone, in one order on every file system.
+        own = (item for item in sorted(obj.members.items()) if not item[1].is_alias)
+        obj.members = dict(own)
     for member in obj.members.values():
         if not member.is_alias:
             _rewrite(member)
