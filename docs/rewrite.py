@@ -26,7 +26,9 @@ def _path(link: re.Match) -> str:
     code, text, path = link.groups()
     if (DOCS / path).exists():  # from a folder of the documentation to another page
         return link.group()
-    return f'`{path}`' if code or text == path else f'{text} (`{path}`)'
+    if code or text in (path, Path(path).stem):
+        return f'`{path}`'
+    return f'{text} (`{path}`)'
 
 
 class Roles(griffe.Extension):

@@ -126,6 +126,7 @@ def test_links_out_of_the_documentation_become_paths_on_the_site(script):
     rewrite = script('rewrite').on_page_markdown
     assert rewrite('in [`x`](../ctkd_mm/x.py), ') == 'in `ctkd_mm/x.py`, '
     assert rewrite('[Makefile](../Makefile)') == '`Makefile`'
+    assert rewrite('[kd](../configs/kd.py)') == '`configs/kd.py`'
     assert rewrite('[a test](../tests/y.py)') == 'a test (`tests/y.py`)'
     kept = '[page](other.md#part), [up](../scaling.md), [site](https://a.org/../b)'
     assert rewrite(kept) == kept
