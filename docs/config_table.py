@@ -1,4 +1,4 @@
-"""Writes the README's tables of methods and configs from the configs themselves.
+"""Writes the tables of methods.md from the configs themselves.
 
 python docs/config_table.py
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'
+PAGE = ROOT / 'docs' / 'methods.md'
 BEGIN, END = '<!-- written by docs/config_table.py: begin -->', '<!-- end -->'
 
 
@@ -36,7 +37,7 @@ def leaves() -> list[tuple[str, str, Path]]:
 
 
 def link(text: str, path: Path) -> str:
-    return f'[{text}]({path.relative_to(ROOT).as_posix()})'
+    return f'[{text}](../{path.relative_to(ROOT).as_posix()})'
 
 
 def method_table() -> list[str]:
@@ -56,21 +57,20 @@ def pair_table() -> list[str]:
         path = CONFIGS / '_base_' / 'pairs' / f'{pair}.py'
         teacher = re.search(r'Teacher: (.*?)\.(?= |$)', opening_comment(path)).group(1)
         methods = sorted((method, leaf) for name, method, leaf in found if name == pair)
-        configs = ', '.join(link(method, leaf) for method, leaf in methods)
+        configs = '<br>'.join(link(method, leaf) for method, leaf in methods)
         rows.append(f'| {link(pair, path)} | {teacher} | {configs} |')
     return rows
 
 
 def tables() -> str:
-    return '\n'.join([BEGIN, *pair_table(), '', *method_table(), END])
+    return '\n'.join([BEGIN, '', *pair_table(), '', *method_table(), '', END])
 
 
-def with_tables(readme: str) -> str:
-    """Return a README whose tables are those of the configs."""
-    before, rest = readme.split(BEGIN)
+def with_tables(page: str) -> str:
+    """Return a page whose tables are those of the configs."""
+    before, rest = page.split(BEGIN)
     return before + tables() + rest.split(END, 1)[1]
 
 
 if __name__ == '__main__':
-    path = ROOT / 'README.md'
-    path.write_text(with_tables(path.read_text()))
+    PAGE.write_text(with_tables(PAGE.read_text()))

@@ -26,7 +26,9 @@ def _path(link: re.Match) -> str:
     code, text, path = link.groups()
     if (DOCS / path).exists():  # from a folder of the documentation to another page
         return link.group()
-    return f'`{path}`' if code or text == path else f'{text} (`{path}`)'
+    if code or text in (path, Path(path).stem):
+        return f'`{path}`'
+    return f'{text} (`{path}`)'
 
 
 class Roles(griffe.Extension):
@@ -41,6 +43,10 @@ def _rewrite(obj: griffe.Object) -> None:
     if obj.docstring:
         text = ROLE.sub(lambda role: _reference(obj, role[1]), obj.docstring.value)
         obj.docstring.value = text.replace('\nExample:\n', '\nExamples:\n')
+    if obj.is_subpackage:
+        # The modules alone, in one order on every file system.
+        own = (item for item in sorted(obj.members.items()) if not item[1].is_alias)
+        obj.members = dict(own)
     for member in obj.members.values():
         if not member.is_alias:
             _rewrite(member)

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import MODELS, Registry
+from mmengine.registry import MODELS
 
 import ctkd_mm
-from ctkd_mm import registry
 
 
-def python_blocks(root) -> list[str]:
-    return re.findall(r'```python\n(.*?)```', (root / 'README.md').read_text(), re.S)
+def block(root: Path, page: str, part: str) -> str:
+    """The one block of Python in a page of the guide that has this part."""
+    text = (root / 'docs' / page).read_text()
+    (found,) = [b for b in re.findall(r'```python\n(.*?)```', text, re.S) if part in b]
+    return found
 
 
 @pytest.fixture
@@ -26,16 +28,6 @@ def script(root, monkeypatch):
     """Imports a script of docs/."""
     monkeypatch.syspath_prepend(root / 'docs')
     return importlib.import_module
-
-
-def public_names() -> dict[str, str]:
-    """Map every name to import from ctkd_mm or to use in a config to its module."""
-    found = {name: getattr(ctkd_mm, name) for name in ctkd_mm.__all__}
-    for value in vars(registry).values():
-        if isinstance(value, Registry) and value.scope == 'ctkd_mm':
-            value.import_from_location()
-            found.update(value.module_dict)
-    return {name: item.__module__ for name, item in found.items()}
 
 
 @pytest.fixture(scope='module')
@@ -58,15 +50,34 @@ def site(root, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_readmes_tables_are_those_of_the_configs(root, script):
+def test_the_tables_of_the_methods_are_those_of_the_configs(root, script):
     table = script('config_table')
-    readme = (root / 'README.md').read_text()
-    assert table.with_tables(readme) == readme
-    linked = set(re.findall(r'\((configs/[^)]+)\)', readme))
+    page = table.PAGE.read_text()
+    assert table.with_tables(page) == page
+    linked = set(re.findall(r'\(\.\./(configs/[^)]+)\)', page))
     assert all((root / path).is_file() for path in linked)
     leaves = set((root / 'configs').glob('[!_]*/*.py'))
     leaves -= set((root / 'configs' / 'demo').iterdir())
     assert leaves == {root / path for path in linked} & leaves
+
+
+def test_the_readmes_table_has_every_method_in_the_column_of_its_classes(root):
+    readme = (root / 'README.md').read_text()
+    rows = [line.split('|')[2:4] for line in readme.splitlines() if line[:1] == '|']
+    softmax, sigmoid = (re.findall(r'`([\w-]+)`', ' '.join(c)) for c in zip(*rows))
+    methods = {p.stem for p in (root / 'configs/_base_/methods').glob('*.py')}
+    dense = {name for name in methods if name.endswith(('-dense', '-ld'))}
+    assert sorted(sigmoid) == sorted(dense)
+    assert sorted(softmax) == sorted(methods - dense - {'ctkd-classification'})
+
+
+def test_the_readme_is_short_and_its_commands_are_files_and_targets(root):
+    readme = (root / 'README.md').read_text()
+    assert len(readme.splitlines()) <= 150
+    for path in re.findall(r'(?<![\w/])(?:tools|configs)/[\w./-]+\w', readme):
+        assert (root / path).exists(), path
+    targets = set(re.findall(r'^(\w[\w-]*):', (root / 'Makefile').read_text(), re.M))
+    assert set(re.findall(r'\bmake ([\w-]+)', readme)) <= targets
 
 
 def test_every_relative_link_of_a_page_leads_to_a_file(root):
@@ -77,25 +88,37 @@ def test_every_relative_link_of_a_page_leads_to_a_file(root):
             assert (page.parent / link).exists(), f'{page.name}: {link}'
 
 
-def test_the_reference_has_every_module_once(root):
-    pages = (root / 'docs' / 'api').glob('*.md')
-    shown = re.findall(
-        r'^::: ctkd_mm\.([\w.]+)$', '\n'.join(p.read_text() for p in pages), re.M
-    )
+def test_the_reference_has_every_module_once(root, script):
+    table = script('api_table')
     package = root / 'ctkd_mm'
-    paths = [path.relative_to(package) for path in package.rglob('[!_]*.py')]
-    paths = [path for path in paths if path.parts[0] != 'compat']
+    paths = [path.relative_to(root) for path in package.rglob('[!_]*.py')]
     modules = ['.'.join(path.with_suffix('').parts) for path in paths]
-    assert sorted(shown) == sorted(modules)
+    modules = [name for name in modules if not name.startswith('ctkd_mm.compat.')]
+    assert len(modules) > 40
+    for name in modules:
+        assert table.page_of(name)  # or it raises
+    for part in (name for names in table.shown().values() for name in names):
+        assert (root / part.replace('.', '/')).is_dir() or part in modules, part
 
 
-def test_the_references_front_page_has_every_public_name(root):
-    index = (root / 'docs' / 'api' / 'index.md').read_text()
-    shown = dict(re.findall(r'\[(\w+)\]\(\w+\.md#([\w.]+)\)', index))
-    names = public_names()
+def test_a_module_on_two_pages_of_the_reference_is_found_out(script, monkeypatch):
+    table = script('api_table')
+    twice = {'a': ['ctkd_mm.models'], 'b': ['ctkd_mm.models.losses']}
+    monkeypatch.setattr(table, 'shown', lambda: twice)
+    with pytest.raises(ValueError, match='is on the pages'):
+        table.page_of('ctkd_mm.models.losses.kd_loss')
+    assert table.page_of('ctkd_mm.models.heads.roi_head') == 'a'
+
+
+def test_the_references_front_page_has_every_public_name(script):
+    table = script('api_table')
+    index = (table.API / 'index.md').read_text()
+    assert table.with_tables(index) == index
+    names = table.public_names()
+    assert set(ctkd_mm.__all__) < set(names)
     assert len(names) > 40
-    for name, module in names.items():
-        assert shown.get(name) == f'{module}.{name}'
+    for name, item in names.items():
+        assert f'#{item.__module__}.{name})' in index
 
 
 def test_links_out_of_the_documentation_become_paths_on_the_site(script):
@@ -103,6 +126,7 @@ def test_links_out_of_the_documentation_become_paths_on_the_site(script):
     rewrite = script('rewrite').on_page_markdown
     assert rewrite('in [`x`](../ctkd_mm/x.py), ') == 'in `ctkd_mm/x.py`, '
     assert rewrite('[Makefile](../Makefile)') == '`Makefile`'
+    assert rewrite('[kd](../configs/kd.py)') == '`configs/kd.py`'
     assert rewrite('[a test](../tests/y.py)') == 'a test (`tests/y.py`)'
     kept = '[page](other.md#part), [up](../scaling.md), [site](https://a.org/../b)'
     assert rewrite(kept) == kept
@@ -114,15 +138,17 @@ def test_the_figure_of_the_step_is_what_its_script_draws(root, script, tmp_path)
     assert drawn.read_bytes() == (root / 'docs' / 'step.svg').read_bytes()
 
 
-def test_the_site_has_an_entry_for_every_public_name(site):
+@pytest.mark.process
+def test_the_site_has_an_entry_for_every_public_name(site, script):
     from mkdocstrings import Inventory
 
     with (site / 'objects.inv').open('rb') as file:
         entries = Inventory.parse_sphinx(file)
-    for name, module in public_names().items():
-        assert f'{module}.{name}' in entries
+    for name, item in script('api_table').public_names().items():
+        assert f'{item.__module__}.{name}' in entries
 
 
+@pytest.mark.process
 def test_the_site_fetches_nothing_from_elsewhere(site):
     pages = list(site.rglob('*.html'))
     assert len(pages) >= 20
@@ -132,10 +158,12 @@ def test_the_site_fetches_nothing_from_elsewhere(site):
         assert not re.search(r'<link[^>]+href=.?(https?:)?//', text), page
 
 
+@pytest.mark.process
 def test_the_site_publishes_pages_and_pictures_only(site):
     assert not list(site.rglob('*.py*'))
 
 
+@pytest.mark.process
 def test_docstrings_on_the_site_have_no_roles_of_sphinx(site):
     for page in (site / 'api').rglob('*.html'):
         assert not re.search(r':(class|func|meth|mod|attr):', page.read_text()), page
@@ -146,17 +174,15 @@ def test_docstrings_on_the_site_have_no_roles_of_sphinx(site):
     )
 
 
-def test_the_readmes_adapter_starts_at_the_losss_own_temperature(root):
-    (text,) = [b for b in python_blocks(root) if 'WithTemperature' in b]
-    exec(text, names := {})
+def test_the_guides_adapter_starts_at_the_losss_own_temperature(root):
+    exec(block(root, 'methods.md', 'WithTemperature'), names := {})
     loss = MODELS.build(names['loss_ld'])
     preds = torch.randn(8, 17, generator=torch.Generator().manual_seed(0))
     assert loss(preds, preds + 1).item() == pytest.approx(0, abs=1e-6)
     assert loss.temperature.tau.item() == pytest.approx(10)
 
 
-def test_the_readmes_loop_trains_student_and_temperature(root):
-    (text,) = [b for b in python_blocks(root) if 'optimizer.step()' in b]
+def test_the_guides_loop_trains_student_and_temperature(root):
     torch.manual_seed(0)
     student, teacher = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
     teacher.requires_grad_(False)
@@ -167,7 +193,7 @@ def test_the_readmes_loop_trains_student_and_temperature(root):
         loader=[batch] * 3,
         task_loss=torch.nn.functional.cross_entropy,
     )
-    exec(text, names)
+    exec(block(root, 'how-it-works.md', 'optimizer.step()'), names)
     temperature = names['loss_kd'].temperature
     assert temperature.grl.lambda_ == 1.0
     assert temperature.raw_tau.item() != 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 from pathlib import Path
@@ -15,12 +16,12 @@ from mmengine.runner import Runner, save_checkpoint
 import ctkd_mm
 from ctkd_mm.apis.extract_student import extract_student
 from ctkd_mm.apis.new_pair import new_pair
-from ctkd_mm.checks.dry_run import check
 from ctkd_mm.demo.digits import make_demo_data
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(ctkd_mm.__file__).parent
 PAGES = ('own-detector.md', 'coco.md', 'troubleshooting.md')
+NAMING = (*PAGES, 'getting-started.md', 'methods.md', 'install.md')
 CLASSES = ('bolt', 'nut', 'washer')
 # What makes the page's run short, and independent of a network.
 SHORT = {
@@ -46,6 +47,7 @@ def blocks(name: str, language: str) -> list[str]:
     return found
 
 
+@functools.lru_cache(None)
 def templates() -> list[str]:
     """Every string in the package, '\\0' where an f-string has a value."""
     found = []
@@ -82,15 +84,15 @@ def test_a_message_that_is_none_of_the_package_is_found_out():
     assert not any(pattern(message).search(text) for text in texts)
 
 
-@pytest.mark.parametrize('name', PAGES)
+@pytest.mark.parametrize('name', NAMING)
 def test_the_pages_name_files_that_are_there(name):
     named = re.findall(
-        r'(?<![\w/.-])((?:tools|configs|benchmarks|tests)/[\w./-]+)', page(name)
+        r'(?<![\w/.-])((?:tools|configs|benchmarks|tests)/[\w./*-]+)', page(name)
     )
     named = {path.rstrip('.') for path in named}
-    assert len(named) > 2
+    assert named
     for path in named:
-        assert (ROOT / path).exists(), path
+        assert any(ROOT.glob(path)), path
 
 
 @pytest.mark.parametrize('name', PAGES)
@@ -229,16 +231,6 @@ def pair(parts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config
     return cfg
 
 
-@pytest.mark.process
-def test_the_pages_pair_is_ready_to_train(pair):
-    report = check(pair)
-    assert report[1].startswith('3 classes, the same in teacher_ckpt, train_dataloader')
-    assert report[2:] == [
-        f'{key}: RoIs from levels of strides [4, 8, 16, 32], 4 logits each'
-        for key in ('architecture', 'teacher')
-    ]
-
-
 def test_the_pages_teacher_and_student_are_detectors_of_its_classes(parts, monkeypatch):
     monkeypatch.chdir(parts)
     for role in ('teacher', 'student'):
@@ -248,9 +240,9 @@ def test_the_pages_teacher_and_student_are_detectors_of_its_classes(parts, monke
     assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == 48
 
 
-@pytest.mark.process
-def test_the_pages_student_is_trained_extracted_and_detects(pair, parts, monkeypatch):
-    Runner.from_cfg(pair).train()
+@pytest.mark.start
+def test_the_pages_student_is_trained_extracted_and_detects(pair, parts):
+    Runner.from_cfg(pair).train()  # which begins with what check.py does
     student = extract_student(Path(pair.work_dir) / 'epoch_1.pth')
     (block,) = [b for b in blocks('own-detector.md', 'python') if 'DetInferencer' in b]
     block = block.replace('work_dirs/parts_ctkd/epoch_12_student.pth', str(student))
