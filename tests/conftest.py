@@ -137,14 +137,14 @@ def narrow_teacher_ckpt(_narrow_teacher: dict, tmp_path_factory: Any) -> Path:
     return save_detector(_narrow_teacher, path)
 
 
-@pytest.fixture
-def ctkd_cfg(student_cfg: dict, teacher_cfg: dict, narrow_teacher_ckpt: Path) -> dict:
-    """Config of a RoILogitDistill with a global temperature; the seed is 1."""
-    torch.manual_seed(1)
+@pytest.fixture(scope='session')
+def _ctkd_cfg(
+    _detector_cfgs: dict, _narrow_teacher: dict, narrow_teacher_ckpt: Path
+) -> dict:
     return dict(
         type='ctkd_mm.RoILogitDistill',
-        architecture=student_cfg,
-        teacher=teacher_cfg,
+        architecture=_detector_cfgs['student'],
+        teacher=_narrow_teacher,
         teacher_ckpt=str(narrow_teacher_ckpt),
         loss_kd=dict(
             type='ctkd_mm.CTKDLoss', temperature=dict(type='ctkd_mm.GlobalTemperature')
@@ -153,8 +153,14 @@ def ctkd_cfg(student_cfg: dict, teacher_cfg: dict, narrow_teacher_ckpt: Path) ->
 
 
 @pytest.fixture
-def batch() -> dict:
-    """Two noise images with 3 and 2 boxes, as a data loader gives them."""
+def ctkd_cfg(_ctkd_cfg: dict) -> dict:
+    """Config of a RoILogitDistill with a global temperature; the seed is 1."""
+    torch.manual_seed(1)
+    return copy.deepcopy(_ctkd_cfg)
+
+
+@pytest.fixture(scope='session')
+def _batch() -> dict:
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
@@ -174,6 +180,12 @@ def batch() -> dict:
         )
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)
+
+
+@pytest.fixture
+def batch(_batch: dict) -> dict:
+    """Two noise images with 3 and 2 boxes, as a data loader gives them."""
+    return copy.deepcopy(_batch)
 
 
 @pytest.fixture
