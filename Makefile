@@ -35,6 +35,8 @@ else
 $(error STACK is '$(STACK)', wanted openmmlab, onedl or classification)
 endif
 PYTHON   ?= python3.11
+# A module of tests at a time to each of two workers, in the order of tests/conftest.py.
+XDIST    := -n 2 --dist loadscope --no-loadscope-reorder
 
 # The environment made here has mmcv's CPU operators only: a GPU that PyTorch can see
 # would be chosen by MMEngine and then fail. GPU users install into their own one.
@@ -42,17 +44,18 @@ export CUDA_VISIBLE_DEVICES :=
 
 PY := $(VENV)/bin/python
 
-.PHONY: help env demo ledger bench test lint docs clean
+.PHONY: help env demo ledger bench test test-fast lint docs clean
 help:
 	@echo 'make env    make the environment, $(VENV)'
 	@echo 'make demo   train teacher, student and distilled student on digits; print mAP'
 	@echo 'make ledger train the runs of experiments/ that have no log, rebuild docs/results.md'
 	@echo 'make bench  measure speed and memory, short form: under 10 minutes on 2 cores'
-	@echo 'make test   run all tests'
+	@echo 'make test   run all tests, on two cores'
+	@echo 'make test-fast  run those that start neither a training nor a process'
 	@echo 'make lint   check style with ruff'
 	@echo 'make docs   build the guide in work_dirs/site'
 	@echo 'make clean  remove the environments and work_dirs (cached mmcv wheels stay)'
-	@echo 'all but clean begin with make env, where $(VENV) is missing or out of date.'
+	@echo 'all except clean begin with make env, where $(VENV) is missing or out of date.'
 	@echo 'STACK=onedl: with the maintained forks. STACK=classification: mmpretrain too.'
 
 env: $(VENV)/.ready
@@ -69,7 +72,10 @@ bench: $(VENV)/.ready
 	done
 
 test: $(VENV)/.ready
-	$(PY) -m pytest $(TESTS)
+	$(PY) -m pytest $(XDIST) $(TESTS)
+
+test-fast: $(VENV)/.ready
+	$(PY) -m pytest $(XDIST) -m unit $(TESTS)
 
 lint: $(VENV)/.ready
 	$(PY) -m ruff check .

@@ -53,7 +53,7 @@ setup(
         'classification': ['mmpretrain>=1.2,<2', 'torchvision'],
         'eval': ['faster-coco-eval>=1.7.2,<2'],  # COCO mAP in C++; needs numpy only
         'demo': ['scikit-learn', 'matplotlib'],
-        'test': ['pytest', 'ruff', 'tensorboard', 'selenium'],
+        'test': ['pytest', 'pytest-xdist>=3.6', 'ruff', 'tensorboard', 'selenium'],
         # Read without the package being imported: neither torch nor a stack is needed.
         'docs': [
             'mkdocs>=1.6,<2',

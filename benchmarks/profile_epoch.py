@@ -26,6 +26,7 @@ from soak import CONFIG, prepare
 from ctkd_mm.engine.loops import seeded_data as reseed
 
 BATCH_SIZE = 8
+ITERATIONS, SHORT = 50, 10
 OURS = 'ctkd_mm.'
 ONCE = ', once a run'
 BEFORE = 'before the epoch, and between the parts'
@@ -152,7 +153,7 @@ def rows(seconds: dict[str, float], iterations: int) -> list[dict[str, str]]:
 def main() -> None:
     """Train, print the table, write ``profile_epoch.json``."""
     args = timing.parser(__doc__).parse_args()
-    iterations = 10 if args.short else 50
+    iterations = SHORT if args.short else ITERATIONS
     clock = Clock()
     runner = build(iterations * BATCH_SIZE, args.out / 'profile_epoch')
     runner.register_hook(Watch(clock))

@@ -22,63 +22,27 @@ About 70 seconds in the short form and 3 minutes in the long one, on 2 cores.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections import Counter
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import sklearn
+import photographs
 import timing
 import torch
 import torch.distributed as dist
-from mmdet.registry import DATASETS, MODELS
+from collectives import Collectives, sizes
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.hub import get_config
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, save_checkpoint
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from mmengine.runner import Runner
 
-CONFIG = 'configs/ctkd/ctkd_faster-rcnn_r101-to-r18_fpn_1x_coco.py'
-SCALE = (320, 224)
-ROIS = 128
 ONE, TWO, KEPT = '1 process', '2 processes', '2, no exchange'
 ALONE, LOADING = 'all-reduce alone', 'loading'
 LOADED = 10
-IMAGES = 400  # more than are seen: no epoch ends while the clock runs
-
-
-class Collectives(TorchDispatchMode):
-    """Counts the collective operations of PyTorch's made while it is entered.
-
-    Attributes:
-        calls: How many of each operation and element type.
-        bytes: What they were given, in this process.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: Counter = Counter()
-        self.bytes: Counter = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        """Count the operation, then do it."""
-        if func.namespace == 'c10d':
-            tensors = [t for t in tree_flatten(args[0])[0] if isinstance(t, Tensor)]
-            key = f'{func.overloadpacket.__name__} {tensors[0].dtype}'
-            self.calls[key] += 1
-            self.bytes[key] += sum(t.numel() * t.element_size() for t in tensors)
-        return func(*args, **(kwargs or {}))
 
 
 class Gate(Hook):
@@ -119,7 +83,7 @@ class World:
 
     Args:
         size: How many.
-        folder: Where :func:`prepare` has put the data and the teacher.
+        folder: Where :func:`photographs.prepare` has put the data and the teacher.
     """
 
     def __init__(self, size: int, folder: Path) -> None:
@@ -153,79 +117,11 @@ class World:
         return [pipe.recv() for pipe in self.pipes][0]
 
 
-def sizes(model: torch.nn.Module) -> dict[str, int]:
-    """Bytes of a distiller's parts."""
-    model = getattr(model, 'module', model)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    frozen = [p for p in model.parameters() if not p.requires_grad]
-    teacher = list(model.teacher.parameters())
-    return {
-        'trainable parameters': _bytes(trainable),
-        'frozen parameters': _bytes(frozen),
-        'buffers': _bytes(model.buffers()),
-        "teacher's parameters": _bytes(teacher),
-        "teacher's buffers": _bytes(model.teacher.buffers()),
-    }
-
-
-def _bytes(tensors: Any) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def prepare(folder: Path) -> None:
-    """Write photographs with random boxes, in COCO's format, and a random teacher."""
-    from mmdet.datasets import CocoDataset
-
-    init_default_scope('mmdet')
-    classes = CocoDataset.METAINFO['classes']
-    photographs = Path(sklearn.__file__).parent / 'datasets' / 'images'
-    rng = np.random.default_rng(0)
-    images, annotations = [], []
-    for i in range(IMAGES):
-        name = f'{i}.jpg'
-        (folder / name).symlink_to(photographs / ('china.jpg', 'flower.jpg')[i % 2])
-        images.append(dict(id=i, file_name=name, width=640, height=427))
-        for x, y, w, h, category in rng.integers(1, 81, (7, 5)).tolist():
-            box = [4 * x, 3 * y, 20 + 3 * w, 20 + 2 * h]
-            key = dict(id=len(annotations) + 1, image_id=i, category_id=category)
-            annotations.append(dict(key, bbox=box, area=box[2] * box[3], iscrowd=0))
-    categories = [dict(id=i, name=name) for i, name in enumerate(classes, 1)]
-    coco = dict(images=images, annotations=annotations, categories=categories)
-    (folder / 'train.json').write_text(json.dumps(coco))
-    teacher = MODELS.build(get_config(Config.fromfile(CONFIG).model.teacher).model)
-    meta = dict(dataset_meta=dict(classes=classes))
-    checkpoint = dict(meta=meta, state_dict=teacher.state_dict())
-    save_checkpoint(checkpoint, str(folder / 'teacher.pth'))
-
-
-def config(folder: str) -> Config:
-    """The shipped config, on that data, without its downloads."""
-    cfg = Config.fromfile(CONFIG)
-    files = dict(data_root=folder, ann_file='train.json', data_prefix=dict(img=''))
-    cfg.merge_from_dict(
-        dict(
-            work_dir=f'{folder}/run',
-            log_level='ERROR',
-            optim_wrapper=dict(optimizer=dict(lr=0.0)),
-            train_dataloader=dict(batch_size=1, dataset=files),
-            model=dict(teacher_ckpt=f'{folder}/teacher.pth'),
-        )
-    )
-    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
-    cfg.model.architecture.backbone.init_cfg = None
-    for split in ('val', 'test'):
-        for key in ('dataloader', 'cfg', 'evaluator'):
-            cfg[f'{split}_{key}'] = None
-    return cfg
-
-
 def train(rank: int, size: int, folder: str, pipe: Connection) -> None:
     """One process: train on as long as :class:`Gate` lets it."""
     torch.set_num_threads(1)
-    cfg = config(folder)
+    cfg = Config.fromfile(f'{folder}/config.py')
     cfg.work_dir += str(size)
-    cfg.train_dataloader.dataset.pipeline[2].scale = SCALE
-    cfg.model.architecture.train_cfg.rcnn.sampler.num = ROIS
     if size > 1:
         store = f'file://{folder}/store'
         dist.init_process_group('gloo', init_method=store, rank=rank, world_size=size)
@@ -247,7 +143,8 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
         Seconds of each side's runs; bytes of the model's parts; calls and bytes of
         the operations before the first iteration, and in one.
     """
-    dataset = DATASETS.build(config(str(folder)).train_dataloader.dataset)
+    cfg = photographs.config(str(folder))
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
     with World(1, folder) as one, World(2, folder) as two:
         one.wait()
         *start, parts = two.wait()
@@ -306,7 +203,7 @@ def main() -> None:
     os.environ['CUDA_VISIBLE_DEVICES'] = ''  # MMEngine would take a GPU it sees
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        prepare(Path(folder))
+        photographs.prepare(Path(folder))
         found = measure(Path(folder), repeats=4 if args.short else 24)
     timing.report('scale', tables(found), found, args.out)
 

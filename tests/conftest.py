@@ -1,8 +1,10 @@
-"""Small real detectors, shared by the tests."""
+"""The tiers of the tests, and small real detectors and data that they share."""
 
 from __future__ import annotations
 
 import copy
+import functools
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Workers share the cores. Set before torch is imported, and for other processes too.
+os.environ.update(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+
+import cv2
+import mmengine.config.utils
 import pytest
 import torch
 from mmengine.config import Config, DictAction
@@ -20,13 +27,31 @@ from mmengine.runner import Runner
 import ctkd_mm  # noqa: F401  before any test imports mmrazor
 
 ROOT = Path(__file__).parents[1]
+TIERS = ('process', 'start', 'unit')  # the longest tests first
+
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
+# MMEngine reads a hundred YAML files for each `mmdet::` config: 0.2 s, the same ones.
+mmengine.config.utils.load = functools.lru_cache(None)(mmengine.config.utils.load)
+
+
+def tier(item: pytest.Item) -> str:
+    """The tier that a test is marked with, ``unit`` without a mark."""
+    return next(filter(item.get_closest_marker, TIERS), 'unit')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what is not marked otherwise into the tier ``unit``."""
+    """Mark the tier ``unit``, and put modules with long tests before the others.
+
+    A worker of pytest-xdist takes a module at a time, in this order: the short ones
+    come last, so both workers end at about the same time.
+    """
+    first: dict[Path, int] = {}
     for item in items:
-        if not any(map(item.get_closest_marker, ('start', 'process'))):
-            item.add_marker('unit')
+        item.add_marker(tier(item))
+        place = TIERS.index(tier(item))
+        first[item.path] = min(place, first.get(item.path, place))
+    items.sort(key=lambda item: first[item.path])
 
 
 @pytest.fixture(autouse=True)
@@ -77,13 +102,18 @@ def student_cfg(_detector_cfgs: dict) -> dict:
     return copy.deepcopy(_detector_cfgs['student'])
 
 
-@pytest.fixture
-def teacher_cfg(_detector_cfgs: dict) -> dict:
-    """Config of a teacher as narrow as the student, with the demo's wider neck."""
+@pytest.fixture(scope='session')
+def _narrow_teacher(_detector_cfgs: dict) -> dict:
     cfg = copy.deepcopy(_detector_cfgs['teacher'])
     cfg.backbone.base_channels = 8
     cfg.neck.in_channels = [8, 16, 32, 64]
     return cfg
+
+
+@pytest.fixture
+def teacher_cfg(_narrow_teacher: dict) -> dict:
+    """Config of a teacher as narrow as the student, with the demo's wider neck."""
+    return copy.deepcopy(_narrow_teacher)
 
 
 def save_detector(cfg: dict, path: Path) -> Path:
@@ -99,19 +129,22 @@ def save_detector(cfg: dict, path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def narrow_teacher_ckpt(teacher_cfg: dict, tmp_path: Path) -> Path:
-    """A checkpoint of ``teacher_cfg``, untrained."""
-    return save_detector(teacher_cfg, tmp_path / 'narrow_teacher.pth')
+@pytest.fixture(scope='session')
+def narrow_teacher_ckpt(_narrow_teacher: dict, tmp_path_factory: Any) -> Path:
+    """A checkpoint of ``teacher_cfg``, untrained; read only."""
+    init_default_scope('mmdet')
+    path = tmp_path_factory.mktemp('narrow') / 'narrow_teacher.pth'
+    return save_detector(_narrow_teacher, path)
 
 
-@pytest.fixture
-def ctkd_cfg(student_cfg: dict, teacher_cfg: dict, narrow_teacher_ckpt: Path) -> dict:
-    """Config of a RoILogitDistill with a global temperature."""
+@pytest.fixture(scope='session')
+def _ctkd_cfg(
+    _detector_cfgs: dict, _narrow_teacher: dict, narrow_teacher_ckpt: Path
+) -> dict:
     return dict(
         type='ctkd_mm.RoILogitDistill',
-        architecture=student_cfg,
-        teacher=teacher_cfg,
+        architecture=_detector_cfgs['student'],
+        teacher=_narrow_teacher,
         teacher_ckpt=str(narrow_teacher_ckpt),
         loss_kd=dict(
             type='ctkd_mm.CTKDLoss', temperature=dict(type='ctkd_mm.GlobalTemperature')
@@ -120,8 +153,14 @@ def ctkd_cfg(student_cfg: dict, teacher_cfg: dict, narrow_teacher_ckpt: Path) ->
 
 
 @pytest.fixture
-def batch() -> dict:
-    """Two noise images with 3 and 2 boxes, as a data loader gives them."""
+def ctkd_cfg(_ctkd_cfg: dict) -> dict:
+    """Config of a RoILogitDistill with a global temperature; the seed is 1."""
+    torch.manual_seed(1)
+    return copy.deepcopy(_ctkd_cfg)
+
+
+@pytest.fixture(scope='session')
+def _batch() -> dict:
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
@@ -141,6 +180,12 @@ def batch() -> dict:
         )
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)
+
+
+@pytest.fixture
+def batch(_batch: dict) -> dict:
+    """Two noise images with 3 and 2 boxes, as a data loader gives them."""
+    return copy.deepcopy(_batch)
 
 
 @pytest.fixture
@@ -175,6 +220,7 @@ def digits_options(digits: Path) -> list:
             f'dataset.data_root={digits}/',
             'num_workers=0',
             'persistent_workers=False',
+            'dataset.serialize_data=False',  # it collects garbage first: 0.2 s
         )
     ]
     annotations = digits / 'annotations' / 'val.json'

@@ -1,7 +1,8 @@
-"""The benchmarks at tiny sizes: whole tables, whole files; no times."""
+"""Each benchmark at a tiny size, and the functions that its figures come from."""
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import sys
@@ -18,24 +19,26 @@ def bench(root, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(root / 'benchmarks'))
     monkeypatch.chdir(root)
 
-    def run(name, **constants):
+    def run(name, *options, **constants):
         module = importlib.import_module(name)
         for constant, value in constants.items():
             monkeypatch.setattr(module, constant, value)
-        arguments = [f'{name}.py', '--short', '--out', str(tmp_path)]
+        arguments = [f'{name}.py', '--out', str(tmp_path), *options]
         monkeypatch.setattr(sys, 'argv', arguments)
         module.main()
-        return module, json.loads((tmp_path / f'{name}.json').read_text())
+        (path,) = tmp_path.glob(f'{name}*.json')
+        return module, json.loads(path.read_text())
 
     return run
 
 
+@pytest.mark.start
 def test_loss_shows_every_side_at_every_size(bench, capsys):
     sizes = dict(
         rows=([(4, 5), (8, 5)], [(16, 5), (32, 5)]),
         columns=([(4, 5), (4, 9)], [(4, 12), (4, 24)]),
     )
-    module, figures = bench('loss', SIZES=sizes, LOOP_ROWS=4)
+    module, figures = bench('loss', '--short', SIZES=sizes, LOOP_ROWS=4)
     times, growths, goals = figures['tables'].values()
     shown = {row['rows x columns']: row for row in times}
     assert list(shown) == '4 x 5,8 x 5,16 x 5,32 x 5,4 x 9,4 x 12,4 x 24'.split(',')
@@ -73,9 +76,10 @@ def test_the_row_by_row_loss_has_the_value_and_gradient_of_ours(bench):
     torch.testing.assert_close(*grads)
 
 
+@pytest.mark.start
 def test_evaluate_finds_no_difference(bench):
     pytest.importorskip('faster_coco_eval')
-    module, figures = bench('evaluate', SHORT=6)
+    module, figures = bench('evaluate', '--short', SHORT=6)
     (rows,) = figures['tables'].values()
     assert [row['part'] for row in rows] == list(module.PARTS)
     assert all(float(row['largest difference']) <= 1e-12 for row in rows)
@@ -97,9 +101,10 @@ def test_the_scenes_have_the_numbers_of_cocos_val_set(bench, tmp_path):
     assert len(content['categories']) == 80
 
 
+@pytest.mark.start
 def test_checkpoint_weighs_the_teacher(bench):
     demo = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
-    _, figures = bench('checkpoint', CONFIGS=[demo])
+    _, figures = bench('checkpoint', '--short', CONFIGS=[demo])
     (rows,) = figures['tables'].values()
     ours, stock = rows
     assert [ours['side'], stock['side']] == ['ours', 'mmrazor']
@@ -125,6 +130,7 @@ def step(bench, monkeypatch):
 
     monkeypatch.setattr(step, 'config', config)
     monkeypatch.setattr(pairs, 'NUM_CLASSES', 10)
+    monkeypatch.setattr(pairs, 'PROPOSALS', 100)
     return step
 
 
@@ -158,17 +164,41 @@ def as_list(value):
     return value if isinstance(value, list) else [value]
 
 
-def test_a_step_changes_no_weight(step):
-    shared = step.Shared(CASE)
-    model = step.make('ctkd', shared)
-    before = [parameter.clone() for parameter in model.parameters()]
-    step.stepper(model, shared)()
-    assert all(map(torch.equal, before, model.parameters()))
-    assert set(step.parts(model, CASE)) == set(step.LIMIT[1:])
+@pytest.mark.start
+def test_step_times_every_side_and_changes_no_weight(step, bench, monkeypatch, capsys):
+    made, make = [], step.make
+
+    def keep(side, shared):
+        model = make(side, shared)
+        made.append((model, copy.deepcopy(model.state_dict())))
+        return model
+
+    def memory(args):
+        # In this process: one of its own would train the full pair.
+        for side in step.MEMORY:
+            step.peak_memory(side, args)
+        lines = capsys.readouterr().out.splitlines()
+        found = [json.loads(line) for line in lines if line.startswith('{')]
+        return dict(zip(step.MEMORY, found))
+
+    monkeypatch.setattr(step, 'make', keep)
+    monkeypatch.setattr(step, 'MEMORY', ('student', 'ctkd'))
+    _, figures = bench(
+        'step', '--size', '96x128', '--batch', '1', '--rounds', '1', memory=memory
+    )
+    sides, goals = figures['tables'].values()
+    assert {row['side'] for row in sides} == {*step.SIDES, *LIMIT, 'limit'}
+    assert len(goals) == 8
+    for model, before in made:
+        after = dict(model.named_parameters())
+        assert after and all(torch.equal(before[key], after[key]) for key in after)
+
+
+LIMIT = ('student', 'features', 'roi head')
 
 
 def test_the_tables_of_a_step_have_all_sides_and_goals(step):
-    seconds = {side: [2.0, 3.0] for side in (*step.SIDES, *step.LIMIT[1:])}
+    seconds = {side: [2.0, 3.0] for side in (*step.SIDES, *LIMIT[1:])}
     mib = {side: dict(peak=100.0, teacher=30.0, level=5.0) for side in step.MEMORY}
     sides, goals = step.tables(seconds, mib, 2).values()
     shown = {row['side']: row for row in sides}
@@ -180,18 +210,50 @@ def test_the_tables_of_a_step_have_all_sides_and_goals(step):
     assert goals[-1]['measured'] == f'{100 / 135:.3f}'
 
 
+@pytest.mark.start
 def test_the_ways_of_a_teacher_are_compared_with_the_plain_one(bench, step):
-    import teacher
-
-    plain = step.plain_teacher(step.config('kd', 'digits'))
-    images = torch.randn(1, 3, 96, 96)
-    rows = {
-        row['way']: row for row in teacher.rows(teacher.ways(plain, images, True), 1)
-    }
-    assert float(rows['ours']['error']) < 1e-5 < float(rows['ours, bfloat16']['error'])
-    assert rows['plain']['error'] == '0.0e+00'
-    crops, layers = teacher.head_ways(plain, images)
-    assert len(teacher.rows(crops, 1)) == 1
-    assert float(teacher.rows(layers, 1)[1]['error']) < 0.1
-    exact, lossy = (float(row['error']) for row in teacher.logit_errors(plain, images))
+    _, figures = bench('teacher', '--short', '--size', '96x96', config=step.config)
+    features, _, layers, logits = figures['tables'].values()
+    errors = {row['way']: float(row['error']) for row in features}
+    assert errors['plain'] == 0
+    assert errors['ours'] < 1e-5 < errors['ours, bfloat16']
+    assert float(layers[1]['error']) < 0.1
+    exact, lossy = (float(row['error']) for row in logits)
     assert exact < 1e-5 < lossy < 0.1
+
+
+@pytest.mark.start
+def test_the_profile_of_an_epoch_names_what_is_ours(bench):
+    _, figures = bench('profile_epoch', '--short', SHORT=2, BATCH_SIZE=2)
+    parts, (goal,) = figures['tables'].values()
+    assert sum(float(row['share'][:-1]) for row in parts) == pytest.approx(100, abs=1)
+    ours = {row['part'] for row in parts if row['ours']}
+    assert {'CurriculumHook', 'FiniteHook', 'CTKDLoss'} <= ours
+    assert {'teacher', 'backward', 'validation'} <= {row['part'] for row in parts}
+
+
+@pytest.mark.process
+def test_scale_counts_what_two_processes_exchange(bench, tmp_path, monkeypatch):
+    import photographs
+    import scale
+
+    shipped = photographs.config
+
+    def config(folder):
+        cfg = shipped(folder)
+        student = cfg.model.architecture
+        student.backbone.base_channels = 8
+        student.neck.in_channels = [8, 16, 32, 64]
+        student.roi_head.bbox_head.fc_out_channels = 32
+        cfg.model.teacher = student
+        return cfg
+
+    monkeypatch.setattr(photographs, 'config', config)
+    monkeypatch.setattr(photographs, 'SCALE', (64, 64))
+    monkeypatch.setattr(photographs, 'ROIS', 8)
+    monkeypatch.setattr(scale, 'LOADED', 1)
+    photographs.prepare(tmp_path)
+    found = scale.measure(tmp_path, repeats=1)
+    goals = scale.tables(found)['goals']
+    assert [row['measured'] for row in goals] == ['1.000', '0.000']
+    assert [len(runs) for runs in found['seconds'].values()] == [1] * 5

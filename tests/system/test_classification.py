@@ -1,3 +1,5 @@
+"""The classification pairs: their recipes, and a training of small ones on digits."""
+
 from __future__ import annotations
 
 import copy
@@ -9,8 +11,8 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from helpers.classifier_run import kl_at, narrow, train_digits
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -51,7 +53,8 @@ def _mmpretrain_scope(_mmdet_scope) -> None:
 
 
 def read(name: str) -> Config:
-    return Config.fromfile(CONFIGS / 'classification' / f'{name}.py')
+    path = CONFIGS / 'classification' / f'{name}.py'
+    return Config.fromfile(path, format_python_code=False)
 
 
 def test_both_pairs_come_with_both_methods():
@@ -132,14 +135,6 @@ def digit_images(tmp_path_factory) -> Path:
     return root
 
 
-def narrow(classifier: dict, channels: int) -> dict:
-    """A classifier of 10 digits, its last stage 8 times as wide as ``channels``."""
-    cfg = copy.deepcopy(classifier)
-    cfg['backbone'].update(stem_channels=channels, base_channels=channels)
-    cfg['head'].update(num_classes=10, in_channels=8 * channels)
-    return cfg
-
-
 @pytest.fixture
 def cfg(digit_images, tmp_path) -> Config:
     """The CIFAR-100 leaf on digits: narrow models, 2 epochs of 3 iterations."""
@@ -170,54 +165,7 @@ def cfg(digit_images, tmp_path) -> Config:
     return cfg
 
 
-def kl_at(raw: float, preds_S: torch.Tensor, preds_T: torch.Tensor) -> float:
-    """Mean of tau² KL over the rows, in float64."""
-    tau = 1 + 20 / (1 + math.exp(-raw))
-    p, q = ((preds.double() / tau).softmax(1) for preds in (preds_T, preds_S))
-    return (tau**2 * (p * (p / q).log()).sum(1)).mean().item()
-
-
-class Spy(Hook):
-    """Keeps the logits, the losses and the temperature of every iteration."""
-
-    def __init__(self) -> None:
-        self.steps: list[dict] = []
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        raw = runner.model.distiller.distill_losses.loss_kd.temperature.raw_tau
-        self.raw = raw.item()
-        self.student = copy.deepcopy(runner.model.student.state_dict())
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        distiller = runner.model.distiller
-        preds = {
-            f'preds_{side}': distiller.get_record('logits', side == 'S').detach()
-            for side in 'ST'
-        }
-        loss_kd = distiller.distill_losses.loss_kd
-        self.steps.append(
-            dict(
-                raw=self.raw,
-                student=self.student,
-                raw_after=loss_kd.temperature.raw_tau.item(),
-                lambda_=loss_kd.temperature.grl.lambda_,
-                losses={k: float(v) for k, v in outputs.items()},
-                images=data_batch['inputs'],
-                **preds,
-            )
-        )
-
-
-def train_digits(cfg: Config, **keys) -> tuple[Runner, list[dict]]:
-    """Train a copy of the config with a spy."""
-    cfg = copy.deepcopy(cfg)
-    cfg.merge_from_dict(keys)
-    runner, spy = Runner.from_cfg(cfg), Spy()
-    runner.register_hook(spy)
-    runner.train()
-    return runner, spy.steps
-
-
+@pytest.mark.start
 def test_row_i_of_both_logits_is_image_i(cfg):
     runner, steps = train_digits(cfg, **{'train_cfg.max_epochs': 1})
     teacher_weights = torch.load(cfg.model.teacher_ckpt)['state_dict']
@@ -233,6 +181,7 @@ def test_row_i_of_both_logits_is_image_i(cfg):
     assert all(torch.equal(taught_by[k], v) for k, v in teacher_weights.items())
 
 
+@pytest.mark.start
 def test_the_loss_is_the_papers_and_tau_ascends_on_it(cfg):
     # Without decay, and with a ramp that ends, tau moves for the loss's sake alone.
     options = {'optim_wrapper.optimizer.weight_decay': 0, 'custom_hooks.0.end': 2}
@@ -266,7 +215,7 @@ def test_ddp_needs_no_search_for_unused_parameters(cfg, one_process_group):
     assert all(p.grad is not None for p in trained)
 
 
-@pytest.mark.process
+@pytest.mark.start
 def test_a_resumed_run_keeps_tau_and_every_weight(cfg):
     whole, steps = train_digits(cfg)
     first = str(Path(cfg.work_dir) / 'epoch_1.pth')
@@ -277,7 +226,7 @@ def test_a_resumed_run_keeps_tau_and_every_weight(cfg):
     assert all(torch.equal(weights[k], v) for k, v in whole.model.state_dict().items())
 
 
-@pytest.mark.process
+@pytest.mark.start
 def test_the_train_tool_trains_it_and_the_student_comes_out(
     cfg, tmp_path, capsys, monkeypatch
 ):

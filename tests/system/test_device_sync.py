@@ -120,8 +120,10 @@ def reads(root, monkeypatch, digits_options, teacher_ckpt, tmp_path):
 
     weights: dict = {}
 
-    def run(name: str, *hooks: Hook, own_hooks: bool = True) -> Counter:
-        cfg = Config.fromfile(f'configs/demo/{name}_fpn_digits.py')
+    def run(name: str, own_hooks: bool = True) -> Counter:
+        cfg = Config.fromfile(
+            f'configs/demo/{name}_fpn_digits.py', format_python_code=False
+        )
         pairs = [option.split('=', 1) for option in digits_options]
         cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in pairs})
         if 'teacher' in cfg.model:
@@ -137,11 +139,11 @@ def reads(root, monkeypatch, digits_options, teacher_ckpt, tmp_path):
         cfg.train_cfg.max_epochs = 1
         # As on COCO. AdamW reads its counters of steps, which are on the host.
         cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0, weight_decay=0)
-        cfg.work_dir = cfg.visualizer.name = str(tmp_path / f'{name}{len(hooks)}')
+        cfg.work_dir = cfg.visualizer.name = str(tmp_path / name)
         cfg.log_level = 'ERROR'
         runner = Runner.from_cfg(cfg)
         begin = Begin(weights)
-        for hook in (begin, *hooks, End(begin)):
+        for hook in (begin, End(begin)):
             runner.register_hook(hook)
         runner.train()
         return begin.places
@@ -155,24 +157,13 @@ def more(places: Counter, than: Counter) -> dict[str, int]:
     return {k: places[k] - than[k] for k in keys if places[k] != than[k]}
 
 
-class Curious(Hook):
-    """What must not be: looks at a loss in every iteration."""
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any, outputs: dict
-    ) -> None:
-        float(outputs['loss'])
-
-
-@pytest.mark.process
+@pytest.mark.start
 def test_a_step_waits_for_nothing_but_what_the_student_and_the_guard_read(reads):
     student = reads('faster-rcnn_r18-eighth', own_hooks=False)
     assert student['mmengine/message_hub.py'] == 6  # its losses and their sum, accuracy
-    for method in ('kd', 'ctkd', 'ctkd-instance'):
+    for method in ('ctkd', 'ctkd-instance'):
         ours = reads(f'{method}_faster-rcnn_r18-half-to-r18-eighth')
         assert more(ours, student) == DISTILLATION
-    other = reads('ctkd_faster-rcnn_r18-half-to-r18-eighth', Curious())
-    assert more(other, ours) == {'tests/test_device_sync.py': 1}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The ledger: its runs, their logs, and the page that is made of them alone."""
+"""The ledger's runs and logs, and the page that is made of them alone."""
 
 from __future__ import annotations
 
@@ -6,17 +6,11 @@ import importlib
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.stats
-
-from ctkd_mm.demo import run as demo
 
 
 @pytest.fixture
@@ -212,135 +206,3 @@ def test_every_log_counts(experiments):
         metrics['bbox_mAP'] += 0.1
         assert write_page(runs, logs) != page, name
         metrics['bbox_mAP'] -= 0.1
-
-
-@pytest.mark.process
-def test_what_is_missing_is_trained_and_a_control_follows_its_source(
-    experiments, small_checkout, monkeypatch, capsys
-):
-    record, ledger = experiments('record'), experiments('ledger')
-    monkeypatch.chdir(small_checkout)
-    monkeypatch.setattr(ledger, 'POLL_SECONDS', 0.2)
-    monkeypatch.setattr(ledger, 'REPORT_SECONDS', 0)
-    monkeypatch.setattr(ledger, 'rebuild', lambda: None)
-    runs = {
-        'control': dict(method='kd', tau_of='ctkd', seeds=[1]),
-        'ctkd': dict(method='ctkd', seeds=[1]),
-    }
-    monkeypatch.setattr(ledger, 'load_runs', lambda: runs)
-    monkeypatch.setattr(ledger, 'make_demo_data', demo.make_demo_data)
-    ledger.main()
-    log = record.read_log('ctkd', 1, runs)
-    control = record.read_log('control', 1, runs)
-    assert control['loss_kd']['tau'] == log['curves']['tau'][-1] > 1
-    assert control['seed'] == 1 and control['metrics'].keys() >= {'bbox_mAP'}
-    assert '2 runs have no log' in capsys.readouterr().out
-    ledger.main()
-    assert '0 runs have no log' in capsys.readouterr().out
-
-
-def test_what_is_left_of_another_entry_is_not_continued(
-    experiments, small_checkout, monkeypatch
-):
-    ledger = experiments('ledger')
-    monkeypatch.chdir(small_checkout)
-    monkeypatch.setattr(ledger.subprocess, 'Popen', lambda *args, **kwargs: None)
-    kept = ledger.WORK_DIR / 'kd' / 'seed0' / 'last_checkpoint'
-    for tau, is_kept in ((2, False), (2, True), (3, False)):
-        run = dict(method='kd', changes={'loss_kd': dict(tau=tau)})
-        ledger.Training('kd', 0, run).start({'kd': run})
-        assert kept.is_file() == is_kept
-        kept.write_text('epoch_5.pth')
-    kept.parent.with_suffix('.py').unlink()
-    ledger.Training('kd', 0, run).start({'kd': run})
-    assert not kept.is_file()
-
-
-def test_a_training_goes_on_from_its_last_epoch_on_one_core(
-    experiments, small_checkout, monkeypatch
-):
-    ledger, started = experiments('ledger'), []
-    monkeypatch.chdir(small_checkout)
-    monkeypatch.delenv('OMP_NUM_THREADS')
-    monkeypatch.setattr(
-        ledger.subprocess,
-        'Popen',
-        lambda *args, **kwargs: started.append((args, kwargs)),
-    )
-    run = dict(method='kd')
-    ledger.Training('kd', 3, run).start({'kd': run})
-    ((((program, *options),), others),) = started
-    folder = 'work_dirs/ledger/kd/seed3'
-    script = ['-W', 'ignore', 'tools/train.py', f'{folder}.py']
-    assert program == sys.executable
-    assert options == [*script, '--resume', '--work-dir', folder]
-    assert others['env']['OMP_NUM_THREADS'] == '1'
-
-
-def test_the_eta_is_the_time_that_what_is_left_takes_at_the_speed_so_far(
-    experiments, monkeypatch, capsys
-):
-    ledger, now = experiments('ledger'), [1000.0]
-    monkeypatch.setattr(ledger, 'time', SimpleNamespace(time=lambda: now[0]))
-    share = {0: 0.5, 1: 0, 2: 0, 3: 0}  # seed 0 goes on from its half
-    monkeypatch.setattr(ledger.Training, 'share', lambda self: share[self.seed])
-    trainings = [ledger.Training('kd', seed, {}) for seed in share]
-    progress = ledger.Progress(trainings)
-    share[1] = 0.25
-    for now[0], told in (
-        (1059, ''),
-        # Half a run and a quarter took 60 s; three quarters and two runs are left.
-        (1060, '1 of 4 runs done, eta 0:03:40; now kd, seed 1\n'),
-        (1119, ''),
-        # Nothing more was done in as long again.
-        (1120, '1 of 4 runs done, eta 0:07:20; now kd, seed 1\n'),
-    ):
-        progress.report(trainings[1:2], trainings[2:])
-        assert capsys.readouterr().out == told
-
-
-def test_a_second_ledger_does_not_train_into_the_same_folders(
-    experiments, monkeypatch, tmp_path
-):
-    ledger = experiments('ledger')
-    monkeypatch.setattr(ledger, 'WORK_DIR', tmp_path / 'ledger')
-    with ledger.alone():
-        with pytest.raises(SystemExit, match='another process trains in'):
-            with ledger.alone():
-                pass
-    with ledger.alone():
-        pass
-
-
-def test_no_training_outlives_the_ledger(experiments, monkeypatch):
-    ledger = experiments('ledger')
-
-    class Endless(ledger.Training):
-        def start(self, runs):
-            self.process = subprocess.Popen(['sleep', '60'])
-            return True
-
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ledger, 'POLL_SECONDS', 0)
-    monkeypatch.setattr(ledger.Progress, 'report', interrupt)
-    trainings = [Endless('kd', seed, {}) for seed in (0, 1)]
-    with pytest.raises(KeyboardInterrupt):
-        ledger.train(trainings[:], {}, cores=2)
-    assert [t.process.returncode for t in trainings] == [-signal.SIGTERM] * 2
-
-
-@pytest.mark.process
-def test_a_failing_run_is_named_and_leaves_no_log(
-    experiments, small_checkout, monkeypatch, capsys
-):
-    ledger = experiments('ledger')
-    monkeypatch.chdir(small_checkout)
-    monkeypatch.setattr(ledger, 'POLL_SECONDS', 0.2)
-    runs = {'kd': dict(method='kd', seeds=[0], changes={'loss_kd': dict(nonsense=1)})}
-    assert not ledger.train([ledger.Training('kd', 0, runs['kd'])], runs, cores=2)
-    assert 'kd, seed 0 failed: see work_dirs/ledger/kd/seed0/train.log' in (
-        capsys.readouterr().err
-    )
-    assert not (small_checkout / 'experiments' / 'logs').exists()

@@ -41,23 +41,3 @@ def test_each_part_has_its_own_time_alone(clock):
     assert owner.outer() == 7
     assert list(clock.seconds.values()) == [8, 5, 2]
     assert clock.seconds['inside'] == 2 and clock.seconds['outside'] == 5
-
-
-def test_an_iterator_gives_what_it_gave(clock):
-    clock, now = clock
-
-    def load():
-        for value in (3, 0, 5):
-            now[0] += 1
-            yield value
-
-    assert list(clock.iterate(load(), 'data loading')) == [3, 0, 5]
-    assert clock.seconds['data loading'] == 3
-
-
-def test_the_table_marks_what_is_ours(profile_epoch):
-    rows = profile_epoch.rows({'teacher': 3.0, 'ctkd_mm.FiniteHook': 1.0}, 10)
-    assert [list(row.values()) for row in rows] == [
-        ['teacher', '', '75.00%', '300.00'],
-        ['FiniteHook', 'x', '25.00%', '100.00'],
-    ]

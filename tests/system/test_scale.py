@@ -21,7 +21,7 @@ GRADIENTS, SENT = 'allreduce_ torch.float32', 'broadcast_ torch.float32'
 def collectives(root, monkeypatch) -> type:
     """The benchmark's counter of collective operations."""
     monkeypatch.syspath_prepend(str(root / 'benchmarks'))
-    return importlib.import_module('scale').Collectives
+    return importlib.import_module('collectives').Collectives
 
 
 def size(tensors) -> int:
@@ -68,9 +68,8 @@ def test_a_step_exchanges_the_trained_parameters_and_nothing_else(
     trained = trainable(inner)
     assert counted.bytes == {GRADIENTS: size(trained)}
     assert len(trained) < len(list(inner.parameters()))  # the stem is frozen
-    assert any(
-        p is inner.distiller.distill_losses.loss_kd.temperature.raw_tau for p in trained
-    )
+    tau = inner.distiller.distill_losses.loss_kd.temperature.raw_tau
+    assert any(p is tau for p in trained)
 
 
 def test_only_a_teacher_inside_is_sent_at_the_start_and_with_the_buffers(
