@@ -72,8 +72,8 @@ def _check_student(cfg: Config) -> None:
     """Refuse what a distiller would train otherwise than the detector, silently."""
     if 'teacher_ckpt' in cfg.model:
         raise ValueError(
-            f"student is a {cfg.model.type}, a distillation itself: give the detector's "
-            'own config'
+            f'student is a {cfg.model.type}, a distillation itself: give the '
+            "detector's own config"
         )
     if cfg.get('load_from'):
         raise ValueError(
