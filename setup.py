@@ -25,7 +25,10 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['ctkd_mm', 'ctkd_mm.*']),
-    package_data={'ctkd_mm.analysis.report': ['report.html']},
+    package_data={
+        'ctkd_mm.analysis.report': ['report.html'],
+        'ctkd_mm.apis': ['pair.py.j2'],
+    },
     python_requires='>=3.8',
     # Only what any environment for this code holds already: a plain install must
     # not rebuild, downgrade or overwrite an OpenMMLab stack that is in place.

@@ -1,4 +1,4 @@
-from ctkd_mm.cli_runs import diagnose
+from ctkd_mm.cli import diagnose
 
 if __name__ == '__main__':
     diagnose()

@@ -1,4 +1,4 @@
-from ctkd_mm.cli_runs import extract_student
+from ctkd_mm.cli import extract_student
 
 if __name__ == '__main__':
     extract_student()

@@ -1,4 +1,4 @@
-from ctkd_mm.cli_runs import plot_curriculum
+from ctkd_mm.cli import plot_curriculum
 
 if __name__ == '__main__':
     plot_curriculum()

@@ -1,4 +1,4 @@
-from ctkd_mm.cli_runs import report
+from ctkd_mm.cli import report
 
 if __name__ == '__main__':
     report()

@@ -1,15 +1,22 @@
-"""The text of a pair's config."""
+"""The text of a pair's config, from ``pair.py.j2``."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
+from jinja2 import Environment, StrictUndefined  # PyTorch needs it, so it is there
 from mmengine.config import Config
 
 BASES = Path(__file__).parents[2] / 'configs' / '_base_'
+TEMPLATE = Path(__file__).with_name('pair.py.j2')
 EPOCHS_1X = 12  # the schedule that the methods' ramps are made for
+
+
+def methods() -> list[str]:
+    """Names of the method configs for detectors' class logits."""
+    names = [path.stem for path in (BASES / 'methods').glob('*.py')]
+    return sorted(n for n in names if not n.endswith(('-classification', '-ld')))
 
 
 def render(
@@ -39,52 +46,32 @@ def render(
     Returns:
         The config's text.
     """
-    own = Config.fromfile(BASES / 'methods' / f'{method}.py')
-    is_read = bool(own.keys() & student_cfg.keys())
-    source = 'method' if is_read else '_base_'
-    method_path = _relative(BASES / 'methods' / f'{method}.py', folder)
-    bases = [
-        student if '::' in student else _relative(student, folder),
-        *([] if is_read else [method_path]),
-        _relative(BASES / 'hooks.py', folder),
-    ]
-    loop = bare(student_cfg.train_cfg.type).replace('Resumable', '')
-    arguments = dict(
-        _delete_=True,
-        type=repr(distiller),
-        architecture='_base_.model',
-        teacher=_found_from_anywhere(teacher, '::', folder),
-        teacher_ckpt=_found_from_anywhere(teacher_ckpt, '://', folder),
-        loss_kd=f'{source}.loss_kd',
+    path = BASES / 'methods' / f'{method}.py'
+    method_cfg = Config.fromfile(path)
+    shared = method_cfg.keys() & student_cfg.keys()
+    environment = Environment(
+        trim_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    if 'distiller' in own:
-        arguments['distiller'] = f'{source}.distiller'
-    lines = [
-        '# Written by tools/new_pair.py.',
-        '_base_ = [',
-        *(f'    {base!r},' for base in bases),
-        ']',
-        *(_reading(method_path) if is_read else ()),
-        *_adapted(own, student_cfg, source),
-        'model = dict(',
-        *(f'    {key}={value},' for key, value in arguments.items()),
-        ')',
-        f"train_cfg = dict(type='ctkd_mm.Resumable{loop}')",
-        "default_hooks = _base_.pop('ctkd_hooks')",
-    ]
-    if is_read and 'custom_hooks' in own:
-        theirs = '*_base_.custom_hooks, ' if student_cfg.get('custom_hooks') else ''
-        lines.append(f'custom_hooks = [{theirs}*method.custom_hooks]')
-    if 'paramwise_cfg' in own:
-        lines += [
-            'optim_wrapper = dict(',
-            f'    paramwise_cfg={source}.paramwise_cfg,',
-            "    constructor='ctkd_mm.MergedOptimWrapperConstructor',",
-            ')',
-        ]
-    if is_read:
-        lines.append('del Config, method')
-    return '\n'.join([*lines, ''])
+    environment.filters['repr'] = repr
+    return environment.from_string(TEMPLATE.read_text()).render(
+        student=student if '::' in student else _relative(student, folder),
+        hooks=_relative(BASES / 'hooks.py', folder),
+        method=method_cfg,
+        method_path=(_beside if shared else _relative)(path, folder),
+        is_read=bool(shared),
+        source='method' if shared else '_base_',
+        shared=sorted(shared - {'custom_hooks'}),
+        own_hooks=student_cfg.get('custom_hooks'),
+        distiller=distiller,
+        teacher=teacher if '::' in teacher else _beside(teacher, folder),
+        teacher_ckpt=(
+            teacher_ckpt if '://' in teacher_ckpt else _beside(teacher_ckpt, folder)
+        ),
+        loop=student_cfg.train_cfg.type.rpartition('.')[2].replace('Resumable', ''),
+        num_classes=_num_classes(method_cfg, student_cfg.model),
+        ramps=_ramps(method_cfg, student_cfg.train_cfg),
+        epochs=EPOCHS_1X,
+    )
 
 
 def _relative(path: str | Path, folder: Path) -> str:
@@ -95,57 +82,34 @@ def _relative(path: str | Path, folder: Path) -> str:
     return Path(path).as_posix()
 
 
-def _found_from_anywhere(path: str, mark: str, folder: Path) -> str:
+def _beside(path: str | Path, folder: Path) -> str:
     # MMEngine takes a path in a model as relative to the process, not to the config.
-    if mark not in path:
-        path = _relative(path, folder)
-        path = path if os.path.isabs(path) else f'{{{{fileDirname}}}}/{path}'
-    return repr(path)
+    path = _relative(path, folder)
+    return path if os.path.isabs(path) else f'{{{{fileDirname}}}}/{path}'
 
 
-def bare(name: str | type | None) -> str:
-    """A registered name or class, without its scope."""
-    return getattr(name, '__name__', str(name).rpartition('.')[2])
+def _num_classes(method: Config, student: dict) -> int | None:
+    """How many classes the method's temperature must know, where that is not said."""
+    found = method.loss_kd.get('temperature', {}).get('num_classes')
+    if found is None:
+        return None
+    head = student.get('bbox_head') or student.roi_head.bbox_head
+    head = head[0] if isinstance(head, list) else head
+    num_classes = head.get('num_classes', 80)  # MMDetection's default
+    return None if num_classes == found else num_classes
 
 
-def _reading(method_path: str) -> list[str]:
-    if not os.path.isabs(method_path):
-        method_path = f'{{{{fileDirname}}}}/{method_path}'
-    return [
-        'from mmengine.config import Config  # noqa: E402',
-        '',
-        '# No base, as the student has keys of its own of the same names.',
-        'method = Config.fromfile(',
-        f'    {method_path!r},',
-        ')',
-    ]
-
-
-def _adapted(method: Config, student: Config, source: str) -> Iterator[str]:
-    """Set what a method config leaves to the pair: classes, and ramps in iterations.
+def _ramps(method: Config, train_cfg: dict) -> list[tuple[int, int, int]]:
+    """Ramps of a training in iterations: the hook's index, epochs, iterations.
 
     A ramp in epochs stays, however many follow: 5 in the paper's ImageNet runs of 120.
     In iterations, which have no epochs, it takes the share that it has of 12.
     """
-    model = student.model
-    head = (model.get('bbox_head') or model.roi_head.get('bbox_head')) or {}
-    head = head[0] if isinstance(head, list) else head
-    num_classes = head.get('num_classes', 80)  # MMDetection's default
-    for path, found in _class_counts(f'{source}.loss_kd', method.loss_kd):
-        if found != num_classes:
-            yield f'{path}.num_classes = {num_classes}'
-    if not student.train_cfg.type.endswith('IterBasedTrainLoop'):
-        return
-    for i, hook in enumerate(method.get('custom_hooks', [])):
-        if 'end' in hook:
-            end = round(student.train_cfg.max_iters * hook.end / EPOCHS_1X)
-            yield f'# {hook.end} of {EPOCHS_1X} epochs, as a share of the iterations.'
-            yield f'{source}.custom_hooks[{i}].update(by_epoch=False, end={end})'
-
-
-def _class_counts(path: str, cfg: dict) -> Iterator[tuple[str, int]]:
-    if 'num_classes' in cfg:
-        yield path, cfg['num_classes']
-    for key, value in cfg.items():
-        if isinstance(value, dict):
-            yield from _class_counts(f'{path}.{key}', value)
+    if not train_cfg.type.endswith('IterBasedTrainLoop'):
+        return []
+    ends = [
+        (i, hook.get('end')) for i, hook in enumerate(method.get('custom_hooks', []))
+    ]
+    return [
+        (i, end, round(train_cfg.max_iters * end / EPOCHS_1X)) for i, end in ends if end
+    ]

@@ -20,8 +20,7 @@ from mmengine.runner import Runner, save_checkpoint
 from sklearn.datasets import load_digits
 
 from ctkd_mm import set_lambda
-from ctkd_mm.cli import train
-from ctkd_mm.cli_runs import extract_student
+from ctkd_mm.cli import extract_student, train
 from ctkd_mm.demo.digits import split_scans
 
 for package in ('mmpretrain', 'torchvision'):

@@ -8,6 +8,7 @@ from pycocotools.coco import COCO
 from sklearn.datasets import load_digits
 
 from ctkd_mm.demo import digits as demo_data
+from ctkd_mm.demo import scenes
 from ctkd_mm.demo.digits import CLASSES, make_demo_data, split_scans
 
 COUNTS = {'num_train': 12, 'num_val': 4}
@@ -99,7 +100,7 @@ def test_boxes_overlap_little_and_lie_inside_the_image(image_size):
     scans = load_digits().images
     for seed in range(15):
         rng = np.random.default_rng(seed)
-        image, rows, boxes = demo_data._render_scene(scans, image_size, rng)
+        image, rows, boxes = scenes.render_scene(scans, image_size, rng)
         assert image.shape == (image_size, image_size, 3)
         assert 1 <= len(rows) == len(boxes) <= 9
         for x, y, w, h in boxes:
@@ -109,12 +110,12 @@ def test_boxes_overlap_little_and_lie_inside_the_image(image_size):
 
 
 def test_no_digit_sits_inside_another():
-    inside = demo_data._place(10, 10, [[0, 0, 96, 96]], 96, np.random.default_rng(0))
+    inside = scenes._place(10, 10, [[0, 0, 96, 96]], 96, np.random.default_rng(0))
     assert inside is None
 
 
 def test_boxes_are_tight_around_the_pixels_a_digit_changed(monkeypatch):
-    paint, changed = demo_data._paint, set()
+    paint, changed = scenes._paint, set()
 
     def record(image, *args):
         before = image.copy()
@@ -122,11 +123,11 @@ def test_boxes_are_tight_around_the_pixels_a_digit_changed(monkeypatch):
         difference = np.abs(image - before).max(axis=2) > 0
         changed.add(cv2.boundingRect(difference.astype(np.uint8)))
 
-    monkeypatch.setattr(demo_data, '_paint', record)
+    monkeypatch.setattr(scenes, '_paint', record)
     for seed in range(5):
         changed.clear()
         rng = np.random.default_rng(seed)
-        boxes = demo_data._render_scene(load_digits().images, 160, rng)[2]
+        boxes = scenes.render_scene(load_digits().images, 160, rng)[2]
         assert {tuple(box) for box in boxes} <= changed
 
 
@@ -173,7 +174,7 @@ def test_interrupted_call_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(demo_data, '_place', interrupt)
+        patch.setattr(scenes, '_place', interrupt)
         with pytest.raises(KeyboardInterrupt):
             make_demo_data(root, 2, 1)
     assert read_files(root) == files

@@ -10,7 +10,7 @@ from helpers.run_logs import train_line, write_log
 from ctkd_mm.analysis.doctor import rules
 from ctkd_mm.analysis.doctor.diagnose import diagnose, diagnose_run
 from ctkd_mm.analysis.doctor.rules import Track
-from ctkd_mm.cli_runs import diagnose as diagnose_tool
+from ctkd_mm.cli import diagnose as diagnose_tool
 from ctkd_mm.models.temperatures.ramps import cosine_curriculum
 
 EPOCHS, PER_EPOCH = 12, 20  # logged lines an epoch, 50 iterations apart

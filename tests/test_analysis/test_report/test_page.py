@@ -355,7 +355,7 @@ def test_runs_validated_on_other_images_are_not_compared(
 
 
 def test_a_folder_without_a_run_is_refused_on_the_command_line(tmp_path):
-    from ctkd_mm.cli_runs import report
+    from ctkd_mm.cli import report
 
     with pytest.raises(SystemExit, match='is not written.*has no JSON log'):
         report([str(tmp_path), '--out', str(tmp_path / 'report.html')])
