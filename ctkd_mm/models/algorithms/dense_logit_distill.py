@@ -9,7 +9,6 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from ctkd_mm.models.algorithms.distiller_config import takes_labels
 from ctkd_mm.models.algorithms.logit_distill import LogitDistill
 from ctkd_mm.models.heads.dense_head import (
     check_aligned,
@@ -17,7 +16,7 @@ from ctkd_mm.models.heads.dense_head import (
     dense_head,
     has_sigmoid,
 )
-from ctkd_mm.models.losses.kinds import check_loss
+from ctkd_mm.models.losses.kinds import check_loss, takes_labels
 from ctkd_mm.registry import MODELS
 
 

@@ -14,18 +14,15 @@ from ctkd_mm.compat import stack as _stack
 _stack.require_openmmlab()
 
 import mmrazor.models  # noqa: E402, F401  registers recorders, distillers, losses
-from mmengine.config import Config  # noqa: E402
-from mmengine.hub import get_model  # noqa: E402
 from mmengine.logging import print_log  # noqa: E402
 from mmengine.model import BaseModel  # noqa: E402
 from mmengine.structures import BaseDataElement  # noqa: E402
 from mmrazor.models.algorithms import SingleTeacherDistill  # noqa: E402
 from mmrazor.models.task_modules import ModuleOutputsRecorder  # noqa: E402
 from mmrazor.models.utils import add_prefix  # noqa: E402
-from mmrazor.registry import MODELS as MMRAZOR_MODELS  # noqa: E402
 
-from ctkd_mm.models.algorithms.distiller_config import join, takes_labels  # noqa: E402
-from ctkd_mm.models.teachers.load import Beside, load_teacher  # noqa: E402
+from ctkd_mm.models.losses.kinds import takes_labels  # noqa: E402
+from ctkd_mm.models.teachers.load import Beside, build_detector, load_teacher  # noqa: E402
 from ctkd_mm.models.teachers.preprocessor import PairDataPreprocessor  # noqa: E402
 from ctkd_mm.models.teachers.speed_up import speed_up  # noqa: E402
 from ctkd_mm.models.temperatures.learned import InstanceTemperature  # noqa: E402
@@ -325,8 +322,34 @@ class LogitDistill(SingleTeacherDistill):
                 recorder.reset_data_buffer()
 
 
-def build_detector(model: BaseModel | dict | str) -> BaseModel:
-    """Build a model of its config, the path of a config file, or itself."""
-    if isinstance(model, str):
-        model = get_model(model) if '::' in model else Config.fromfile(model).model
-    return MMRAZOR_MODELS.build(model) if isinstance(model, dict) else model
+def join(distiller: dict, ours: dict, loss_kd: dict) -> dict:
+    """Join what ``loss_kd`` needs with what a user computes beside it.
+
+    Args:
+        distiller: The user's arguments of ``ConfigurableDistiller``.
+        ours: Recorders, connectors and mappings of ``loss_kd``.
+        loss_kd: Config of the loss.
+
+    Returns:
+        Config of the distiller.
+
+    Raises:
+        ValueError: If the user's asks for deliveries, or claims a name of ours.
+    """
+    if distiller.get('distill_deliveries'):
+        raise ValueError(
+            'distiller.distill_deliveries must be empty: the teacher scores the '
+            "student's own places, got "
+            f'{list(distiller["distill_deliveries"])}'
+        )
+    joined = dict(type='mmrazor.ConfigurableDistiller', **distiller)
+    for key, entries in {**ours, 'distill_losses': dict(loss_kd=loss_kd)}.items():
+        theirs = distiller.get(key) or {}
+        taken = sorted(entries.keys() & theirs.keys())
+        if taken:
+            raise ValueError(
+                f'distiller.{key} may not use the names {taken}: they belong to '
+                'loss_kd; rename them'
+            )
+        joined[key] = {**theirs, **entries}
+    return joined

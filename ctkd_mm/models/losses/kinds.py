@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from mmdet.models.losses import KnowledgeDistillationKLDivLoss
 from mmrazor.models.losses import WSLD, DISTLoss, DKDLoss, KDSoftCELoss, KLDivergence
+from mmrazor.registry import MODELS
 from torch import nn
 
 from ctkd_mm.models.losses.bernoulli_loss import BernoulliCTKDLoss
@@ -47,3 +51,15 @@ def check_loss(loss: nn.Module, sigmoid: bool) -> None:
                 'each class is a sigmoid, without a background (loss_cls.use_sigmoid): '
                 'take ctkd_mm.BernoulliCTKDLoss alone'
             )
+
+
+def takes_labels(loss_kd: dict) -> bool:
+    """Whether a loss config names a loss whose ``forward`` has ``labels``."""
+    loss: Any = loss_kd
+    while isinstance(loss, dict):  # a loss around a loss passes them on
+        loss = loss.get('loss', loss.get('type'))
+    if isinstance(loss, str):
+        loss = MODELS.get(loss)
+    if loss is None:
+        return False  # its build says what is missing
+    return 'labels' in inspect.signature(loss.forward).parameters
