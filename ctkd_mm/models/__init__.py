@@ -15,11 +15,11 @@ __getattr__, __all__ = face(
         'losses.zscore_loss': ('NormKDLoss', 'ZScoreLoss'),
         'losses.with_temperature': ('WithTemperature',),
         'teachers.preprocessor': ('PairDataPreprocessor',),
-        'temperatures.base': ('Policy', 'find_temperatures'),
+        'temperatures.base': ('Temperature', 'find_temperatures'),
         'temperatures.learned': (
             'GlobalTemperature',
             'InstanceTemperature',
-            'Temperature',
+            'LearnedTemperature',
         ),
         'temperatures.fixed': (
             'ConstantTemperature',

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-class Policy(nn.Module):
-    """Remembers the last tau, for logging.
+class Temperature(nn.Module):
+    """Base class of temperatures; it remembers the last tau, for logging.
 
-    A policy's ``forward(preds_S, preds_T)`` takes class logits, (N, C), and returns
+    A subclass's ``forward(preds_S, preds_T)`` takes class logits, (N, C), and returns
     ``self.keep(tau)``, tau > 0: (1,) for all rows, (N, 1) for each, or (N, 2) for each
     row and model, the student's first.
 
@@ -26,7 +26,7 @@ class Policy(nn.Module):
         return tau
 
 
-def find_temperatures(model: nn.Module) -> dict[str, Policy]:
+def find_temperatures(model: nn.Module) -> dict[str, Temperature]:
     """Find every temperature in a model, learnable or not, by its path there.
 
     Args:
@@ -36,4 +36,4 @@ def find_temperatures(model: nn.Module) -> dict[str, Policy]:
         The temperatures, in the order of the modules.
     """
     modules = model.named_modules()
-    return {name: module for name, module in modules if isinstance(module, Policy)}
+    return {name: module for name, module in modules if isinstance(module, Temperature)}

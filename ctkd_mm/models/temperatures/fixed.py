@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ctkd_mm.models.temperatures.base import Policy
+from ctkd_mm.models.temperatures.base import Temperature
 from ctkd_mm.registry import MODELS
 from ctkd_mm.utils.numbers import is_positive
 
@@ -51,7 +51,7 @@ def check_tau(key: str, tau: float) -> float:
 
 
 @MODELS.register_module()
-class ConstantTemperature(Policy):
+class ConstantTemperature(Temperature):
     """The same temperature for every row, throughout the training.
 
     Args:
@@ -78,7 +78,7 @@ class ConstantTemperature(Policy):
 
 
 @MODELS.register_module()
-class TeacherTemperature(Policy):
+class TeacherTemperature(Temperature):
     """A constant temperature for the teacher; the student's is 1.
 
     In a loss with the factor tau_S · tau_T, such as
@@ -115,7 +115,7 @@ class TeacherTemperature(Policy):
 
 
 @MODELS.register_module()
-class SpreadTemperature(Policy):
+class SpreadTemperature(Temperature):
     """A temperature for each row, from the spread of the teacher's logits.
 
         tau_i = scale · sigma(z_T,i),   sigma: see
@@ -148,7 +148,7 @@ class SpreadTemperature(Policy):
 
 
 @MODELS.register_module()
-class SharpnessTemperature(Policy):
+class SharpnessTemperature(Temperature):
     """Two temperatures for each row: the sharper model of the two gets the higher.
 
         tau_S,i = 2 y / (x + y) · tau,   tau_T,i = 2 x / (x + y) · tau

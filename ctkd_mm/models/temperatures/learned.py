@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ctkd_mm.models.temperatures.base import Policy
+from ctkd_mm.models.temperatures.base import Temperature
 from ctkd_mm.models.temperatures.gradient_reversal import GradientReversal
 from ctkd_mm.registry import MODELS
 from ctkd_mm.utils.numbers import is_positive
@@ -22,7 +22,7 @@ from ctkd_mm.utils.numbers import is_positive
 PAPER_RAW_START = 1.0
 
 
-class Temperature(Policy):
+class LearnedTemperature(Temperature):
     """What every learnable temperature shares: the range, the start, the reversal.
 
     Args:
@@ -74,10 +74,10 @@ class Temperature(Policy):
 
 
 @MODELS.register_module()
-class GlobalTemperature(Temperature):
+class GlobalTemperature(LearnedTemperature):
     """One learnable temperature for all samples.
 
-    Args: see :class:`Temperature`.
+    Args: see :class:`LearnedTemperature`.
 
     Source: CTKD, arXiv 2211.16231 (global temperature); the defaults are those of the
     authors' code.
@@ -103,7 +103,7 @@ class GlobalTemperature(Temperature):
 
 
 @MODELS.register_module()
-class InstanceTemperature(Temperature):
+class InstanceTemperature(LearnedTemperature):
     """A temperature for each sample, from both models' class probabilities.
 
         raw_i = w2 · relu(W1 [softmax(z_T,i), softmax(z_S,i)] + b1) + b2
@@ -116,9 +116,9 @@ class InstanceTemperature(Temperature):
             without a background: its number of classes - 1.
         hidden_channels: Width of the hidden layer. CTKD publishes neither width
             nor activation; 128 and ReLU are ours.
-        tau_init: See :class:`Temperature`.
-        tau_range: See :class:`Temperature`.
-        tau_start: See :class:`Temperature`; the mean start, exact only as far as
+        tau_init: See :class:`LearnedTemperature`.
+        tau_range: See :class:`LearnedTemperature`.
+        tau_start: See :class:`LearnedTemperature`; the mean start, exact only as far as
             the first layer's random output is small.
 
     Raises:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ctkd_mm.models.temperatures.base import Policy
+from ctkd_mm.models.temperatures.base import Temperature
 from ctkd_mm.models.temperatures.fixed import check_tau
 from ctkd_mm.models.temperatures.ramps import half_cosine
 from ctkd_mm.registry import MODELS
 
 
-class ScheduledTemperature(Policy):
+class ScheduledTemperature(Temperature):
     """What every scheduled temperature shares: the two ends; :meth:`ramp` differs.
 
         tau = tau_begin + (tau_end - tau_begin) · ramp(progress)

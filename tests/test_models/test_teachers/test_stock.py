@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from ctkd_mm.models.teachers.load import teacher_of
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
+from ctkd_mm.models.teachers.load import teacher_of
 from ctkd_mm.models.teachers.preprocessor import pixels_of
 from ctkd_mm.utils.weights import weights_sha256
 
