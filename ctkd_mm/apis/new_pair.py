@@ -151,7 +151,8 @@ def _check_student(cfg: Config) -> None:
 
 
 def _fitting_method(method: str, kind: str, student: Config) -> str:
-    from ctkd_mm.models.heads.dense_head import dense_head, has_sigmoid
+    from ctkd_mm.models.heads.classes import has_sigmoid
+    from ctkd_mm.models.heads.dense_head import dense_head
     from ctkd_mm.models.teachers.load import build_detector
 
     known = methods()

@@ -10,11 +10,11 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from ctkd_mm.models.algorithms.logit_distill import LogitDistill
+from ctkd_mm.models.heads.classes import has_sigmoid
 from ctkd_mm.models.heads.dense_head import (
     check_aligned,
     check_dense_head,
     dense_head,
-    has_sigmoid,
 )
 from ctkd_mm.models.losses.kinds import check_loss, takes_labels
 from ctkd_mm.registry import MODELS
