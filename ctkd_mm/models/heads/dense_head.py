@@ -35,15 +35,12 @@ def dense_head(key: str, model: BaseModel) -> nn.Module:
     return head
 
 
-def check_aligned(student: nn.Module, teacher: nn.Module) -> int:
+def check_aligned(student: nn.Module, teacher: nn.Module) -> None:
     """Check that row i of both heads' logits is the same anchor or point.
 
     Args:
         student: From :func:`dense_head`, as the teacher's.
         teacher: The teacher's.
-
-    Returns:
-        The number of classes, without background.
 
     Raises:
         ValueError: If classes, strides, the number of anchors at a place, or the
@@ -59,7 +56,6 @@ def check_aligned(student: nn.Module, teacher: nn.Module) -> int:
                 'teacher.bbox_head: give both the same num_classes, '
                 'loss_cls.use_sigmoid, and anchor_generator or strides'
             )
-    return student.num_classes
 
 
 def _facts(head: nn.Module) -> dict[str, Any]:

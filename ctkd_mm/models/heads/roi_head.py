@@ -80,15 +80,12 @@ def box_forward(
     return head._bbox_forward(*args)['cls_score']
 
 
-def check_classes(student: nn.Module, teacher: nn.Module) -> int:
+def check_classes(student: nn.Module, teacher: nn.Module) -> None:
     """Check that two box heads give softmax logits of the same number of classes.
 
     Args:
         student: From :func:`box_head`, as the teacher's.
         teacher: The teacher's.
-
-    Returns:
-        The number of classes, without background.
 
     Raises:
         ValueError: If they do not.
@@ -106,7 +103,6 @@ def check_classes(student: nn.Module, teacher: nn.Module) -> int:
                 'RoILogitDistill compares softmax classes with a background column; '
                 'take a detector with use_sigmoid=False'
             )
-    return student.num_classes
 
 
 def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:

@@ -194,7 +194,7 @@ def test_softmax_heads_take_the_loss_of_two_stage_detectors(digits_batch):
         (
             dict(type='ctkd_mm.DKDLoss', temperature=GLOBAL),
             narrow_detector,
-            'loss_kd=ctkd_mm.DKDLoss wants the labels',
+            'loss_kd takes the labels of RoIs, .* take ctkd_mm.Bernoulli',
         ),
     ],
     ids=['ctkd', 'kl', 'zscore', 'ld', 'bernoulli', 'dkd'],

@@ -296,7 +296,7 @@ def test_an_instance_temperature_for_other_classes_is_refused_at_build(ctkd_cfg)
     ctkd_cfg['loss_kd']['temperature'] = dict(
         type='ctkd_mm.InstanceTemperature', num_classes=80
     )
-    message = 'loss_kd.temperature.num_classes .* student and teacher, 10, got 80'
+    message = 'loss_kd.temperature.num_classes=80 .* that of student and teacher, 10'
     with pytest.raises(ValueError, match=message):
         build(ctkd_cfg)
 

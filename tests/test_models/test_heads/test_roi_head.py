@@ -359,5 +359,5 @@ def test_a_student_that_multiplies_the_batch_is_refused_with_both_numbers():
     cfg.roi_head.bbox_roi_extractor.update(out_channels=1024)
     cfg.roi_head.bbox_head.update(in_channels=2048)
     model = build((cfg, 0), ('faster', 0))
-    with pytest.raises(RuntimeError, match='scores RoIs of 6 images for a batch of 2'):
+    with pytest.raises(RuntimeError, match='RoIs of 6 images for a batch of 2'):
         step(model, two_images())
