@@ -89,10 +89,8 @@ class RoILogitDistill(LogitDistill):
             preds_T=dict(from_student=False, **preds),
         )
         if labels:
-            source = f'{head_S}.loss_cls'
-            student_recorders['roi_labels'] = dict(
-                type='mmrazor.ModuleInputs', source=source
-            )
+            loss_cls = dict(type='mmrazor.ModuleInputs', source=f'{head_S}.loss_cls')
+            student_recorders['roi_labels'] = loss_cls
             mappings['labels'] = dict(
                 recorder='roi_labels', from_student=True, record_idx=-1, data_idx=1
             )

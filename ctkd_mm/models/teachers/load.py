@@ -58,12 +58,12 @@ def load_teacher(
     """
     loaded = _read_checkpoint(teacher_ckpt)
     weights = loaded.get('state_dict', loaded) if isinstance(loaded, dict) else None
-    if not isinstance(weights, dict) or not any(
-        isinstance(value, Tensor) for value in weights.values()
-    ):
+    tensors = weights.values() if isinstance(weights, dict) else ()
+    if not any(isinstance(value, Tensor) for value in tensors):
+        found = some(map(str, loaded)) if isinstance(loaded, dict) else type(loaded)
         raise ValueError(
             f'teacher_ckpt={teacher_ckpt!r} holds no weights: expected a checkpoint '
-            f'with a state_dict, found {_describe(loaded)}'
+            f'with a state_dict, found {found}'
         )
     tolerated = [re.compile(key) for key in (*TOLERATED, *ignore_keys)]
     problems = []
@@ -211,9 +211,3 @@ def _advice(weights: Iterable[str]) -> str:
         'Give the checkpoint that was trained with the config in `teacher`, or name '
         'the keys that may differ in teacher_ignore_keys'
     )
-
-
-def _describe(loaded: Any) -> str:
-    if isinstance(loaded, dict):
-        return f'a dict of {sorted(map(str, loaded))[:SHOWN]}'
-    return f'a {type(loaded).__name__}'

@@ -1,8 +1,10 @@
-"""What every temperature shares: ``(preds_S, preds_T) -> tau``."""
+"""The base class of temperatures, and how to find them in a model."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+
+from ctkd_mm.utils.numbers import is_positive
 
 
 class Temperature(nn.Module):
@@ -24,6 +26,21 @@ class Temperature(nn.Module):
         """Remember tau and return it."""
         self.tau = tau.detach()
         return tau
+
+
+def check_tau(key: str, value: float) -> float:
+    """Return a temperature, or the width of a range of them, as a float.
+
+    Args:
+        key: Its name in the config.
+        value: In units of tau.
+
+    Raises:
+        ValueError: If it is not positive and finite.
+    """
+    if not is_positive(value):
+        raise ValueError(f'{key} must be > 0 and finite, got {value!r}')
+    return float(value)
 
 
 def find_temperatures(model: nn.Module) -> dict[str, Temperature]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ctkd_mm.models.temperatures.base import Temperature
+from ctkd_mm.models.temperatures.base import Temperature, check_tau
 from ctkd_mm.registry import MODELS
-from ctkd_mm.utils.numbers import is_positive
 
 # Keeps rows of equal logits finite.
 SMALLEST_SPREAD = 1e-7
@@ -33,21 +32,6 @@ def spread(preds: Tensor) -> Tensor:
             f'the spread of logits needs (N, C) with C >= 2, got {tuple(preds.shape)}'
         )
     return preds.std(dim=1, keepdim=True).clamp(min=SMALLEST_SPREAD)
-
-
-def check_tau(key: str, tau: float) -> float:
-    """Return tau as a float.
-
-    Args:
-        key: Its name in the config.
-        tau: Temperature.
-
-    Raises:
-        ValueError: If tau is not positive and finite.
-    """
-    if not is_positive(tau):
-        raise ValueError(f'{key} must be > 0 and finite, got {tau!r}: 1 leaves logits')
-    return float(tau)
 
 
 @MODELS.register_module()

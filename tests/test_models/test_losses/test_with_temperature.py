@@ -163,11 +163,9 @@ def test_a_temperature_for_each_sample_is_refused():
         def forward(self, preds_S, preds_T):
             return preds_S.new_ones(len(preds_S), 1)
 
-    instance = dict(type='ctkd_mm.InstanceTemperature', num_classes=4)
-    with pytest.raises(ValueError, match='KLDivergence takes one.*InstanceTemperature'):
-        build(LOSSES[0], instance)
     adapter = build(LOSSES[0], PerSample())
-    with pytest.raises(ValueError, match=r'PerSample gives tau of shape \(6, 1\)'):
+    message = r'KLDivergence takes one .* PerSample gives tau of shape \(6, 1\): take'
+    with pytest.raises(ValueError, match=message):
         adapter(*arguments(LOSSES[0])[:2])
 
 
