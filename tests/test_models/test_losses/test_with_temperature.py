@@ -190,3 +190,12 @@ def test_it_stands_in_loss_kd(ctkd_cfg, batch, loss):
     losses['distill.loss_kd'].backward()
     temperature = model.distiller.distill_losses['loss_kd'].temperature
     assert temperature.raw_tau.grad.abs() > 0
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_the_teacher_of_mmdetections_loss_gets_no_gradient(dtype):
+    adapter = build(LOSSES[-1], GLOBAL)
+    preds_S, preds_T, extra = arguments(LOSSES[-1], dtype)
+    value = adapter(preds_S, preds_T.requires_grad_(), **extra)
+    grads = torch.autograd.grad(value, (preds_S, preds_T), allow_unused=True)
+    assert grads[0].abs().max() > 0 and grads[1] is None

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS as ROOT_MODELS
 
-from ctkd_mm.models.teachers.preprocessor import PairDataPreprocessor
+from ctkd_mm.models.teachers.preprocessor import PairDataPreprocessor, pixels_of
 from ctkd_mm.registry import MODELS
 
 CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1, 1, 1], bgr_to_rgb=False)
@@ -141,3 +142,16 @@ def test_feature_losses_want_equal_padding(ctkd_cfg):
     ctkd_cfg['teacher']['data_preprocessor']['pad_size_divisor'] = 64
     with pytest.raises(ValueError, match='32 in architecture and 64 in teacher'):
         build(ctkd_cfg)
+
+
+def test_the_pixels_of_classifiers_are_compared_too():
+    class Classifiers(BaseDataPreprocessor):  # as mmpretrain's, no ImgDataPreprocessor
+        def __init__(self, mean, to_rgb=False):
+            super().__init__()
+            self.register_buffer('mean', torch.tensor(mean).view(-1, 1, 1))
+            self.to_rgb = to_rgb
+
+    one = Classifiers([1.0, 2, 3])
+    assert pixels_of(one) == pixels_of(Classifiers([1.0, 2, 3]))
+    assert pixels_of(one) != pixels_of(Classifiers([1.0, 2, 4]))
+    assert pixels_of(one) != pixels_of(Classifiers([1.0, 2, 3], to_rgb=True))

@@ -221,7 +221,7 @@ def test_a_method_config_trains_the_demo_pair_by_its_formula(name, ctkd_cfg, bat
         assert groups[id(learned[0])]['lr'] == pytest.approx(0.1)
 
 
-def test_every_policys_config_is_tried():
+def test_every_method_config_with_one_is_tried():
     texts = {path.stem: path.read_text() for path in METHODS.glob('*.py')}
     ours = ('zscore', 'ZScore', 'NormKD', 'Linear', 'Cosine', 'Sharpness', 'TeacherT')
     named = {stem for stem, text in texts.items() if any(o in text for o in ours)}
