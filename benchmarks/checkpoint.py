@@ -28,8 +28,9 @@ from mmengine.runner import load_checkpoint, save_checkpoint
 from timing import interleaved, median, parser, report
 from torch import nn
 
-from ctkd_mm.models.algorithms.logit_distill import SingleTeacherDistill, build_detector
+from ctkd_mm.models.algorithms.logit_distill import SingleTeacherDistill
 from ctkd_mm.models.algorithms.roi_logit_distill import RoILogitDistill
+from ctkd_mm.models.teachers.load import build_detector
 
 CONFIGS = [
     f'configs/ctkd/ctkd_faster-rcnn_{pair}_fpn_1x_coco.py'

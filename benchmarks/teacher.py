@@ -26,9 +26,8 @@ from pairs import batch, boxes_anywhere, config, plain_teacher
 from timing import interleaved, median, parser, report
 from torch import Tensor
 
-from ctkd_mm.models.algorithms.logit_distill import build_detector
 from ctkd_mm.models.heads.roi_head import box_forward
-from ctkd_mm.models.teachers.load import load_teacher
+from ctkd_mm.models.teachers.load import build_detector, load_teacher
 from ctkd_mm.models.teachers.speed_up import speed_up
 from ctkd_mm.utils.precision import low_precision
 

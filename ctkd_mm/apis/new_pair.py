@@ -92,8 +92,9 @@ def _check_student(cfg: Config) -> None:
 
 def _fitting(method: str, student: Config) -> tuple[str, str]:
     """Choose the distiller and the form of the method for the student's classes."""
-    from ctkd_mm.models.algorithms.logit_distill import build_detector
-    from ctkd_mm.models.heads.dense_head import dense_head, has_sigmoid
+    from ctkd_mm.models.heads.classes import has_sigmoid
+    from ctkd_mm.models.heads.dense_head import dense_head
+    from ctkd_mm.models.teachers.load import build_detector
 
     if method not in methods():
         raise ValueError(f'--method {method} is none of {", ".join(methods())}')

@@ -27,7 +27,7 @@ from ctkd_mm.checks.key_check import (
 from ctkd_mm.checks.resume_check import check_resumed
 from ctkd_mm.checks.start import check_start, check_weights
 from ctkd_mm.checks.teacher import check_class_names, evaluate_teacher
-from ctkd_mm.models.teachers.stock import adopt_teacher, teacher_of
+from ctkd_mm.models.teachers.load import adopt_teacher, teacher_of
 from ctkd_mm.models.temperatures.base import find_temperatures
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.model import teaching, unwrapped
@@ -48,7 +48,7 @@ class PreflightHook(Hook):
     (:mod:`ctkd_mm.checks.teacher`). The teacher's weights were checked when they were
     loaded (:func:`ctkd_mm.models.teachers.load.load_teacher`); a teacher of MMRazor's
     or MMDetection's own distillation is loaded again for it
-    (:mod:`ctkd_mm.models.teachers.stock`). Their hash is logged, stored in every
+    (:mod:`ctkd_mm.models.teachers.load`). Their hash is logged, stored in every
     checkpoint, and compared on a resume, as is the loss
     (:mod:`ctkd_mm.checks.resume_check`).
 

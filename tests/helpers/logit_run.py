@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from ctkd_mm import CTKDLoss
-from ctkd_mm.models.temperatures.learned import Temperature
+from ctkd_mm.models.temperatures.learned import LearnedTemperature
 
 
 class Logits(Dataset):
@@ -39,7 +39,7 @@ class Distilled(BaseModel):
         preds_T, preds_S = inputs.unbind(1)
         loss = self.deep['loss'](self.student(preds_S), preds_T)
         temperature = self.deep['loss'].temperature
-        learned = isinstance(temperature, Temperature)
+        learned = isinstance(temperature, LearnedTemperature)
         self.seen.append(temperature.grl.lambda_ if learned else temperature.tau)
         return dict(loss=loss)
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
+import torch
 from mmengine.config import ConfigDict
 from mmengine.hub import get_config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 
 CONFIGS = dict(
     faster='faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
@@ -48,3 +53,18 @@ def narrow_two_stage(name: str) -> ConfigDict:
 def as_list(stages) -> list:
     """One of a single stage, or those of a cascade."""
     return stages if isinstance(stages, list) else [stages]
+
+
+def build_distiller(cfg: dict, seed: int = 0) -> BaseModel:
+    """Build a distiller in training mode, with its teacher's weights."""
+    torch.manual_seed(seed)
+    model = MODELS.build(copy.deepcopy(cfg))
+    model.init_weights()
+    return model.train()
+
+
+def training_step(model: BaseModel, batch: dict, seed: int = 0) -> dict:
+    """Losses of one training step, with the samplers' random draws fixed."""
+    data = model.data_preprocessor(copy.deepcopy(batch), training=True)
+    torch.manual_seed(seed)
+    return model.train()(**data, mode='loss')

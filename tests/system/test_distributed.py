@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ctkd_mm import BernoulliCTKDLoss, GlobalTemperature, set_lambda
 from ctkd_mm.engine.launch import leave_group
-from ctkd_mm.models.algorithms.logit_distill import build_detector
+from ctkd_mm.models.teachers.load import build_detector
 from ctkd_mm.registry import MODELS
 
 ROOT = Path(__file__).parents[2]

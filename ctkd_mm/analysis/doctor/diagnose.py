@@ -19,7 +19,7 @@ from ctkd_mm.analysis.doctor.rules import (
     saturated,
 )
 from ctkd_mm.analysis.run_log import PathLike, read_config, read_scalars
-from ctkd_mm.models.temperatures.learned import Temperature
+from ctkd_mm.models.temperatures.learned import LearnedTemperature
 
 NOT_CHECKED = 'Not checked: whether tau climbs on the loss, as the log has no tau_slope'
 
@@ -176,6 +176,6 @@ def _tau_bounds(cfg: dict) -> tuple[float, float] | None:
     names = ('GlobalTemperature', 'InstanceTemperature')
     if not str(cfg.get('type')).endswith(names) and 'tau_range' not in cfg:
         return None
-    defaults = inspect.signature(Temperature).parameters
+    defaults = inspect.signature(LearnedTemperature).parameters
     init, width = (cfg.get(k, defaults[k].default) for k in ('tau_init', 'tau_range'))
     return init, width

@@ -13,7 +13,7 @@ from ctkd_mm.analysis.doctor.diagnose import diagnose, of_temperature
 from ctkd_mm.analysis.doctor.rules import ITERATIONS_PER_EPOCH, Finding
 from ctkd_mm.analysis.run_log import read_scalars
 from ctkd_mm.engine.hooks.temperature_log_hook import TemperatureLogHook
-from ctkd_mm.models.temperatures.learned import Temperature
+from ctkd_mm.models.temperatures.learned import LearnedTemperature
 from ctkd_mm.registry import HOOKS
 
 KEPT = ('tau', 'tau_min', 'tau_slope', 'lambda')
@@ -55,13 +55,14 @@ class TemperatureDoctorHook(TemperatureLogHook):
         self.temperatures = {
             suffix: temperature
             for suffix, temperature in self.temperatures.items()
-            if isinstance(temperature, Temperature)
+            if isinstance(temperature, LearnedTemperature)
         }
         if not self.temperatures:
             raise RuntimeError(
                 'TemperatureDoctorHook found no learnable temperature in the model: '
                 "give loss_kd one (type='ctkd_mm.CTKDLoss'; your own must extend "
-                'ctkd_mm.models.temperatures.learned.Temperature), or drop the hook'
+                'ctkd_mm.models.temperatures.learned.LearnedTemperature), or drop '
+                'the hook'
             )
         self.lines = _logged(runner) if runner.iter else []
         self.epoch = _epoch(self.lines[-1]) if self.lines else 0

@@ -23,8 +23,7 @@ from mmengine.utils import import_modules_from_strings
 from ctkd_mm.analysis.report.boxes import mark, picture
 from ctkd_mm.analysis.report.runs import RunRecord
 from ctkd_mm.analysis.run_log import short_path
-from ctkd_mm.models.algorithms.logit_distill import build_detector
-from ctkd_mm.models.teachers.load import load_teacher
+from ctkd_mm.models.teachers.load import build_detector, load_teacher
 from ctkd_mm.utils.weights import student_weights, weights_sha256
 
 PICTURES = 4

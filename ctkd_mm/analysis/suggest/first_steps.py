@@ -17,7 +17,7 @@ from ctkd_mm.engine.loops.seeded_data import seed_everything
 from ctkd_mm.models.heads.roi_head import box_head
 from ctkd_mm.models.losses.zscore_loss import AroundLoss
 from ctkd_mm.models.temperatures.base import find_temperatures
-from ctkd_mm.models.temperatures.learned import Temperature
+from ctkd_mm.models.temperatures.learned import LearnedTemperature
 from ctkd_mm.utils.messages import some
 from ctkd_mm.utils.weights import student_weights
 
@@ -79,7 +79,7 @@ class _Look(Hook):
 def watch(model: BaseModel) -> list[Seen]:
     """Watch the temperatures of a model; see :func:`collect`."""
     found = find_temperatures(model)
-    learnable = {k: v for k, v in found.items() if isinstance(v, Temperature)}
+    learnable = {k: v for k, v in found.items() if isinstance(v, LearnedTemperature)}
     found = learnable or found
     losses = getattr(getattr(model, 'distiller', None), 'distill_losses', {})
     if not found and 'loss_kd' in losses:

@@ -9,8 +9,8 @@ from mmengine.config import Config
 from ctkd_mm.analysis.suggest.first_steps import collect
 from ctkd_mm.analysis.suggest.shown_logits import Rows, Seen
 from ctkd_mm.analysis.suggest.tau_curve import TauCurve, TauRange
-from ctkd_mm.models.temperatures.base import Policy
-from ctkd_mm.models.temperatures.learned import Temperature
+from ctkd_mm.models.temperatures.base import Temperature
+from ctkd_mm.models.temperatures.learned import LearnedTemperature
 
 COLOURS = dict(all='tab:blue', foreground='tab:green', background='tab:orange')
 
@@ -86,9 +86,9 @@ def _advice(seen: Seen, suggested: TauRange, cfg: Config) -> list[str]:
         f'{{key}}.{name}={value:.3g}' for name, value in suggested._asdict().items()
     )
     key = config_key(seen.name, cfg)
-    if isinstance(seen.module, Temperature):
+    if isinstance(seen.module, LearnedTemperature):
         return [f'--cfg-options {values.format(key=key)}']
-    inner = '' if isinstance(seen.module, Policy) else '.temperature'
+    inner = '' if isinstance(seen.module, Temperature) else '.temperature'
     return [
         f'{key} is a {type(seen.module).__name__}, which learns nothing. With a loss '
         'and temperature as in configs/_base_/methods/ctkd.py, this would be:',

@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
 
-from ctkd_mm.models.temperatures.base import Policy, find_temperatures
+from ctkd_mm.models.temperatures.base import Temperature, find_temperatures
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.messages import some
 from ctkd_mm.utils.model import unwrapped
@@ -197,7 +197,7 @@ class FiniteHook(Hook):
         for buffer, before in self.buffers:
             buffer.copy_(before)
 
-    def _curriculum(self) -> dict[str, Policy]:
+    def _curriculum(self) -> dict[str, Temperature]:
         """Name the temperatures that have been used."""
         return {
             name: module
@@ -220,7 +220,7 @@ def _optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
     return [wrapper.optimizer for wrapper in wrappers]
 
 
-def _lambda(temperature: Policy) -> str:
+def _lambda(temperature: Temperature) -> str:
     grl = getattr(temperature, 'grl', None)  # a learnable one's
     return '' if grl is None else f', lambda = {grl.lambda_:g}'
 

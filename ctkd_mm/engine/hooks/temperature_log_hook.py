@@ -8,7 +8,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ctkd_mm.models.temperatures.base import Policy, find_temperatures
+from ctkd_mm.models.temperatures.base import Temperature, find_temperatures
 from ctkd_mm.registry import HOOKS
 
 
@@ -24,7 +24,7 @@ class TemperatureLogHook(Hook):
     ``train/tau.S`` and ``train/tau.T``, and so on. With several temperatures in the
     model the keys are numbered, and the log says at the start which is which. What is
     logged is the first process's tau; a temperature of your own is logged if it extends
-    :class:`ctkd_mm.models.temperatures.base.Policy`.
+    :class:`ctkd_mm.models.temperatures.base.Temperature`.
 
     Source: extends :class:`mmengine.hooks.Hook`.
     """
@@ -60,7 +60,7 @@ class TemperatureLogHook(Hook):
         }
 
 
-def _numbered_temperatures(runner: Runner) -> dict[str, Policy]:
+def _numbered_temperatures(runner: Runner) -> dict[str, Temperature]:
     """Map a log-key suffix, empty for a single one, to every temperature."""
     found = find_temperatures(runner.model)
     if len(found) == 1:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from ctkd_mm.models.algorithms.distiller_config import takes_labels
 from ctkd_mm.models.algorithms.logit_distill import LogitDistill
 from ctkd_mm.models.heads.dense_head import (
     check_aligned,
     check_dense_head,
     dense_head,
-    has_sigmoid,
 )
-from ctkd_mm.models.losses.kinds import check_loss
 from ctkd_mm.registry import MODELS
 
 
@@ -76,32 +72,26 @@ class DenseLogitDistill(LogitDistill):
     2023, arXiv 2308.14286, with CTKD's temperature.
     """
 
-    def __init__(
-        self,
-        architecture: BaseModel | dict | str,
-        teacher: BaseModel | dict | str,
-        loss_kd: dict,
-        **kwargs: Any,
-    ) -> None:
-        if takes_labels(loss_kd):
-            raise ValueError(
-                f'loss_kd={loss_kd["type"]} wants the labels of RoIs, which a dense '
-                'head does not have: take ctkd_mm.BernoulliCTKDLoss for sigmoid '
-                'classes, ctkd_mm.CTKDLoss for softmax'
-            )
-        super().__init__(architecture, teacher, loss_kd, **kwargs)
-        sigmoid = has_sigmoid(self.student.bbox_head)
-        check_loss(self.distiller.distill_losses['loss_kd'], sigmoid)
-        self.data_preprocessor.require_equal_padding()
+    compares_maps = True
 
-    def check_pair(self, student: BaseModel, teacher: BaseModel) -> int:
-        """Check that both score the same classes at the same places."""
-        return check_aligned(
-            dense_head('architecture', student), dense_head('teacher', teacher)
-        )
+    def check_pair(self, student: BaseModel, teacher: BaseModel) -> nn.Module:
+        """Check that both score the same classes at the same anchors or points."""
+        head = dense_head('architecture', student)
+        check_aligned(head, dense_head('teacher', teacher))
+        return head
 
     def records(self, student: BaseModel, teacher: BaseModel, labels: bool) -> dict:
-        """Record both heads' class logits, all levels, and make rows of them."""
+        """Record both heads' class logits, all levels, and make rows of them.
+
+        Raises:
+            ValueError: If ``loss_kd`` takes labels, which are those of RoIs.
+        """
+        if labels:
+            raise ValueError(
+                'loss_kd takes the labels of RoIs, which a dense head does not have: '
+                'take ctkd_mm.BernoulliCTKDLoss for sigmoid classes, ctkd_mm.CTKDLoss '
+                'for softmax'
+            )
         recorders = dict(
             dense_logits=dict(type='mmrazor.ModuleOutputs', source='bbox_head')
         )

@@ -1,39 +1,31 @@
-"""What every logit distillation shares: the frozen teacher beside it, and the step."""
+"""What every logit distillation shares: the two models and the training step."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from ctkd_mm.compat import stack as _stack
+from ctkd_mm.compat import stack
 
-_stack.require_openmmlab()
+stack.require_openmmlab()
 
-import mmrazor.models  # noqa: E402, F401  registers recorders, distillers, losses
-from mmengine.config import Config  # noqa: E402
-from mmengine.hub import get_model  # noqa: E402
-from mmengine.logging import print_log  # noqa: E402
-from mmengine.model import BaseModel  # noqa: E402
-from mmengine.structures import BaseDataElement  # noqa: E402
-from mmrazor.models.algorithms import SingleTeacherDistill  # noqa: E402
-from mmrazor.models.task_modules import ModuleOutputsRecorder  # noqa: E402
-from mmrazor.models.utils import add_prefix  # noqa: E402
-from mmrazor.registry import MODELS as MMRAZOR_MODELS  # noqa: E402
+import mmrazor.models  # noqa: F401  registers recorders, distillers, losses
+from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
+from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.utils import add_prefix
 
-from ctkd_mm.models.algorithms.distiller_config import join, takes_labels  # noqa: E402
-from ctkd_mm.models.teachers.load import Beside, load_teacher  # noqa: E402
-from ctkd_mm.models.teachers.preprocessor import PairDataPreprocessor  # noqa: E402
-from ctkd_mm.models.teachers.speed_up import speed_up  # noqa: E402
-from ctkd_mm.models.temperatures.learned import InstanceTemperature  # noqa: E402
-from ctkd_mm.utils.precision import HALVES, low_precision  # noqa: E402
-from ctkd_mm.utils.weights import weights_sha256  # noqa: E402
+from ctkd_mm.models.losses.kinds import check_loss_fits_head, takes_labels
+from ctkd_mm.models.teachers.frozen_teacher import Beside, FrozenTeacher
+from ctkd_mm.models.teachers.load import build_detector
+from ctkd_mm.models.teachers.preprocessor import PairDataPreprocessor
+from ctkd_mm.utils.precision import HALVES
+from ctkd_mm.utils.weights import weights_sha256
 
 
-class LogitDistill(SingleTeacherDistill):
+class LogitDistill(FrozenTeacher, SingleTeacherDistill):
     """A student learns from a teacher's class logits for the same places.
 
     One training step: the teacher's features; the student's usual losses, while
@@ -42,53 +34,42 @@ class LogitDistill(SingleTeacherDistill):
     place. Which places, and which module gives the logits, is the subclass's:
     :meth:`check_pair`, :meth:`records`, :meth:`run_teacher` and :meth:`check_heads`.
 
-    The teacher is frozen, stays in eval mode and sees the pixels of its own
-    ``data_preprocessor``. It stands beside the module tree: no checkpoint, optimizer,
-    DDP bucket or moving average carries it. ``init_weights()``, which ``Runner.train``
-    calls, loads it from ``teacher_ckpt`` and speeds it up
-    (:func:`ctkd_mm.models.teachers.speed_up.speed_up`); evaluation does not need the
-    file.
+    The teacher sees the pixels of its own ``data_preprocessor``, and stands beside
+    the module tree, see
+    :class:`ctkd_mm.models.teachers.frozen_teacher.FrozenTeacher`. ``init_weights()``,
+    which ``Runner.train`` calls, loads it from ``teacher_ckpt``.
 
     Args:
         architecture: The student: a model, its config, or the path of a config file
             with a ``model`` in it (``'mmdet::...'`` for one that MMDetection ships).
         teacher: The teacher, with the same classes, in any of these forms. A model
             stays as it is.
-        loss_kd: Config of a loss with ``forward(preds_S, preds_T)``, such as
-            ``dict(type='ctkd_mm.CTKDLoss', ...)`` or
+        loss_kd: Config of a loss with ``forward(preds_S, preds_T)``, for example
             ``dict(type='mmrazor.KLDivergence', tau=1)``.
         teacher_ckpt: Path or URL of the teacher's checkpoint, which must fit it; see
             :func:`ctkd_mm.models.teachers.load.load_teacher`. Needed unless ``teacher``
             is a model.
-        distiller: Further recorders, connectors, losses and their mappings to
-            compute beside ``loss_kd``: arguments of MMRazor's
-            ``ConfigurableDistiller``.
+        distiller: What to compute beside ``loss_kd``: recorders, connectors, losses
+            and their mappings, arguments of MMRazor's ``ConfigurableDistiller``.
         data_preprocessor: None takes the student's.
         init_cfg: See MMEngine's ``BaseModule``.
-        teacher_ignore_keys: Regular expressions of keys of weights that
-            ``teacher_ckpt`` may lack, have in addition or in another shape.
+        teacher_ignore_keys: Regular expressions of keys that need not fit in
+            ``teacher_ckpt``.
         teacher_dtype: ``'bfloat16'`` or ``'float16'`` runs the teacher alone in mixed
-            precision. Faster, and its logits are off by about 1 percent of their
-            size (docs/performance.md); mmcv's deformable convolutions cannot. None: it
-            computes as the student does.
-
-    Attributes:
-        teacher: The teacher.
-        teacher_ckpt: As given.
-        teacher_sha256: Hash of its weights; None as long as it has none.
-        teacher_meta: ``meta`` of its checkpoint.
+            precision: faster, its logits off by about 1 percent of their size
+            (docs/performance.md), and not possible with mmcv's deformable
+            convolutions. None: it computes as the student does.
 
     Raises:
-        ValueError: If the two are no pair (:meth:`check_pair`), the pixels cannot be
-            reconciled
-            (:class:`ctkd_mm.models.teachers.preprocessor.PairDataPreprocessor`), or
-            ``distiller`` claims a name used here, compares features of batches that are
-            padded differently, or asks for deliveries (they bring the teacher's data to
-            the student, but here the student's places are the teacher's).
+        ValueError: If the two are no pair (:meth:`check_pair`), ``loss_kd`` is for
+            other classes, the pixels cannot be reconciled, or ``distiller`` claims a
+            name used here or asks for deliveries (they bring the teacher's data to the
+            student; here the student's places go to the teacher).
 
-    Source: extends MMRazor's ``SingleTeacherDistill``, which runs the teacher first
-    and whole, and stores it.
+    Source: extends MMRazor's ``SingleTeacherDistill``, whose teacher runs first.
     """
+
+    compares_maps = False  # place by place, so that they must have one size
 
     def __init__(
         self,
@@ -108,14 +89,13 @@ class LogitDistill(SingleTeacherDistill):
                 f'{list(HALVES)}'
             )
         has_weights = isinstance(teacher, BaseModel)
-        student = build_detector(architecture)
-        teacher = build_detector(teacher)
-        num_classes = self.check_pair(student, teacher)
+        student, teacher = build_detector(architecture), build_detector(teacher)
+        head = self.check_pair(student, teacher)
         self._beside = Beside(teacher)
         distiller = distiller or {}
         ours = self.records(student, teacher, takes_labels(loss_kd))
         super().__init__(
-            distiller=join(distiller, ours, loss_kd),
+            distiller=_join(distiller, ours, loss_kd),
             architecture=student,
             teacher=teacher,
             data_preprocessor=data_preprocessor,
@@ -125,32 +105,28 @@ class LogitDistill(SingleTeacherDistill):
             teacher_module_inplace=not distiller.get('teacher_recorders'),
         )
         del self._modules['teacher']
+        check_loss_fits_head(self.distiller.distill_losses['loss_kd'], head)
         self.data_preprocessor = PairDataPreprocessor(
             self.data_preprocessor, teacher.data_preprocessor
         )
         # A recorder that is entered again forgets what it saw before.
         self._watched = bool(distiller.get('teacher_recorders'))
-        if self._watched:
+        if self._watched or self.compares_maps:
             self.data_preprocessor.require_equal_padding()
         self.teacher_ckpt = teacher_ckpt
         self.teacher_ignore_keys = teacher_ignore_keys
         self.teacher_dtype = teacher_dtype
         self.teacher_meta: dict = {}
         self.teacher_sha256 = weights_sha256(teacher) if has_weights else None
-        self._check_temperatures(num_classes)
 
-    def check_pair(self, student: BaseModel, teacher: BaseModel) -> int:
-        """Check that the two can be a pair.
-
-        Args:
-            student: The built student.
-            teacher: The built teacher.
+    def check_pair(self, student: BaseModel, teacher: BaseModel) -> nn.Module:
+        """Check that both score the same classes at the same places.
 
         Returns:
-            How many classes both know, background not counted.
+            The student's head, whose class logits ``loss_kd`` gets.
 
         Raises:
-            ValueError: If they cannot.
+            ValueError: If they do not.
         """
         raise NotImplementedError
 
@@ -158,9 +134,9 @@ class LogitDistill(SingleTeacherDistill):
         """Say what to record of both models, and what of it ``loss_kd`` gets.
 
         Args:
-            student: The built student.
-            teacher: The built teacher.
-            labels: Whether ``loss_kd`` wants the labels of the places too.
+            student: The student.
+            teacher: The teacher.
+            labels: Whether ``loss_kd`` takes the labels of the places too.
 
         Returns:
             Arguments of ``ConfigurableDistiller``: recorders, connectors and
@@ -177,44 +153,11 @@ class LogitDistill(SingleTeacherDistill):
         raise NotImplementedError
 
     def check_heads(self) -> list[str]:
-        """Compare what both models compute for a blank image with their configs.
+        """Compare one image's features and logits in both models with their configs.
 
-        Returns:
-            Lines for the log.
-
-        Raises:
-            ValueError: If it is something else.
+        Returns lines for the log, or raises a ValueError.
         """
         raise NotImplementedError
-
-    @property
-    def teacher(self) -> BaseModel:
-        """The teacher, no submodule."""
-        return self._beside.model
-
-    def init_weights(self) -> None:
-        """Initialise the student as its config says; load the teacher.
-
-        Raises:
-            ValueError: If there is no ``teacher_ckpt`` or it does not fit.
-        """
-        super().init_weights()
-        if self.teacher_sha256 is not None:
-            return
-        if self.teacher_ckpt is None:
-            raise ValueError(
-                'model.teacher_ckpt is None: the teacher would be random. Give the '
-                'path or URL of the checkpoint that was trained with the config in '
-                'model.teacher'
-            )
-        self.teacher_meta = load_teacher(
-            self.teacher, self.teacher_ckpt, self.teacher_ignore_keys
-        )
-        self.teacher_sha256 = weights_sha256(self.teacher)
-        recorders = self.distiller.teacher_recorders.recorders.values()
-        # One of a function or method does not show in the modules that it looks into.
-        if all(isinstance(recorder, ModuleOutputsRecorder) for recorder in recorders):
-            print_log(speed_up(self.teacher), 'current')
 
     def forward(
         self,
@@ -247,27 +190,22 @@ class LogitDistill(SingleTeacherDistill):
             with any further ``distill.*`` of the config.
 
         Raises:
-            RuntimeError: If the teacher's weights or images are missing.
+            RuntimeError: If the teacher has no weights.
         """
-        if self.teacher_sha256 is None or teacher_inputs is None:
-            raise RuntimeError(
-                'the teacher has no weights: call init_weights() first'
-                if self.teacher_sha256 is None
-                else 'teacher_inputs is None: pass what data_preprocessor(data, '
-                'training=True) returns'
-            )
+        if self.teacher_sha256 is None:
+            raise RuntimeError('the teacher has no weights: call init_weights() first')
         # A hook may stop it; DDP then wants find_unused_parameters.
         distilling = not self.distillation_stopped
         feats = None
         if distilling and not self._watched:
             # Before the student's activations fill the memory.
-            with self._teaching():
+            with self.teaching():
                 feats = self.teacher.extract_feat(teacher_inputs)
         with self.distiller.student_recorders:
             losses = self.student(batch_inputs, data_samples, mode='loss')
         losses = add_prefix(losses, 'student')
         if distilling:
-            with self.distiller.teacher_recorders, self._teaching():
+            with self.distiller.teacher_recorders, self.teaching():
                 # The student's places are known now.
                 if feats is None:
                     feats = self.teacher.extract_feat(teacher_inputs)
@@ -277,56 +215,37 @@ class LogitDistill(SingleTeacherDistill):
         self._release_records()
         return losses
 
-    def train(self, mode: bool = True) -> LogitDistill:
-        """Set the student's mode; the teacher stays in eval mode."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
     def set_module_inplace_false(self, architecture: nn.Module, varstr: str) -> None:
-        """Switch in-place modules off.
+        """Switch in-place modules off, as MMRazor's version fails to do.
 
-        MMRazor's version walks ``OrderedDict`` children only and so changes nothing
-        on PyTorch >= 2.5, where they are plain dicts.
+        It walks ``OrderedDict`` children; on PyTorch >= 2.5 they are plain dicts.
         """
         for module in architecture.modules():
             if hasattr(module, 'inplace'):
                 module.inplace = False
 
-    @contextmanager
-    def _teaching(self) -> Iterator[None]:
-        device = next(self.teacher.parameters()).device
-        with torch.no_grad(), low_precision(device, self.teacher_dtype):
-            yield
-
-    def _check_temperatures(self, num_classes: int) -> None:
-        for name, module in self.distiller.distill_losses.named_modules():
-            if (
-                isinstance(module, InstanceTemperature)
-                and module.num_classes != num_classes
-            ):
-                raise ValueError(
-                    f'{name}.num_classes must be that of student and teacher, '
-                    f'{num_classes}, got {module.num_classes}'
-                )
-
-    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> LogitDistill:
-        if self._beside.owns:
-            self.teacher._apply(fn, *args, **kwargs)  # .to(), .cuda(), ...
-        return super()._apply(fn, *args, **kwargs)
-
     def _release_records(self) -> None:
         # Recorders would hold the step's activations until the next step.
-        for manager in (
-            self.distiller.student_recorders,
-            self.distiller.teacher_recorders,
-        ):
-            for recorder in manager.recorders.values():
-                recorder.reset_data_buffer()
+        parts = self.distiller.student_recorders, self.distiller.teacher_recorders
+        for recorder in (r for part in parts for r in part.recorders.values()):
+            recorder.reset_data_buffer()
 
 
-def build_detector(model: BaseModel | dict | str) -> BaseModel:
-    """Build a model of its config, the path of a config file, or itself."""
-    if isinstance(model, str):
-        model = get_model(model) if '::' in model else Config.fromfile(model).model
-    return MMRAZOR_MODELS.build(model) if isinstance(model, dict) else model
+def _join(distiller: dict, ours: dict, loss_kd: dict) -> dict:
+    """Join the user's distiller config with what ``loss_kd`` needs, both by name."""
+    if distiller.get('distill_deliveries'):
+        raise ValueError(
+            'distiller.distill_deliveries must be empty: the teacher scores the '
+            f"student's own places, got {list(distiller['distill_deliveries'])}"
+        )
+    joined = dict(type='mmrazor.ConfigurableDistiller', **distiller)
+    for key, entries in {**ours, 'distill_losses': dict(loss_kd=loss_kd)}.items():
+        theirs = distiller.get(key) or {}
+        taken = sorted(entries.keys() & theirs.keys())
+        if taken:
+            raise ValueError(
+                f'distiller.{key} may not use the names {taken}: they belong to '
+                'loss_kd; rename them'
+            )
+        joined[key] = {**theirs, **entries}
+    return joined

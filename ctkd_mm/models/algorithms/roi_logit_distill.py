@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from ctkd_mm.models.algorithms.logit_distill import LogitDistill
 from ctkd_mm.models.heads.roi_head import (
@@ -17,7 +17,6 @@ from ctkd_mm.models.heads.roi_head import (
     check_roi_head,
     roi_path,
 )
-from ctkd_mm.models.losses.kinds import check_loss
 from ctkd_mm.registry import MODELS
 
 
@@ -67,14 +66,12 @@ class RoILogitDistill(LogitDistill):
     ) -> None:
         self.student_stage, self.teacher_stage = student_stage, teacher_stage
         super().__init__(architecture, teacher, loss_kd, **kwargs)
-        check_loss(self.distiller.distill_losses['loss_kd'], sigmoid=False)
 
-    def check_pair(self, student: BaseModel, teacher: BaseModel) -> int:
+    def check_pair(self, student: BaseModel, teacher: BaseModel) -> nn.Module:
         """Check that both score RoIs for the same softmax classes."""
-        return check_classes(
-            box_head('architecture', student, self.student_stage),
-            box_head('teacher', teacher, self.teacher_stage),
-        )
+        head = box_head('architecture', student, self.student_stage)
+        check_classes(head, box_head('teacher', teacher, self.teacher_stage))
+        return head
 
     def records(self, student: BaseModel, teacher: BaseModel, labels: bool) -> dict:
         """Record the student's RoIs and labels, and both models' class logits."""
@@ -92,10 +89,8 @@ class RoILogitDistill(LogitDistill):
             preds_T=dict(from_student=False, **preds),
         )
         if labels:
-            source = f'{head_S}.loss_cls'
-            student_recorders['roi_labels'] = dict(
-                type='mmrazor.ModuleInputs', source=source
-            )
+            loss_cls = dict(type='mmrazor.ModuleInputs', source=f'{head_S}.loss_cls')
+            student_recorders['roi_labels'] = loss_cls
             mappings['labels'] = dict(
                 recorder='roi_labels', from_student=True, record_idx=-1, data_idx=1
             )
@@ -124,19 +119,13 @@ class RoILogitDistill(LogitDistill):
         # A sampler may have cropped candidates before them, a mask head some after.
         num_rois = len(logits[-1][0])
         crops = [c for c in records['rois'].data_buffer if len(c[1]) == num_rois]
-        if not crops:
-            raise RuntimeError(
-                f'architecture ({type(self.student).__name__}) scored {num_rois} RoIs, '
-                'but its bbox_roi_extractor has not cropped that many: which RoIs the '
-                'logits are of is not known. Take a student whose bbox_head scores '
-                'what its bbox_roi_extractor crops'
-            )
-        feats, rois = crops[-1]
+        feats, rois = crops[-1] if crops else ([()], None)
         if len(feats[0]) != len(level):
             raise RuntimeError(
-                f'architecture ({type(self.student).__name__}) scores RoIs of '
-                f'{len(feats[0])} images for a batch of {len(level)}: the teacher has '
-                'not seen the others. Take a student that trains on the batch as it is'
+                f'architecture ({type(self.student).__name__}) scores {num_rois} RoIs '
+                f'of {len(feats[0])} images for a batch of {len(level)}: take a '
+                'student whose bbox_head scores what its bbox_roi_extractor crops from '
+                'the batch as it is'
             )
         return rois
 

@@ -1,14 +1,14 @@
-"""The dense heads of one-stage detectors: the places that they score."""
+"""The dense heads of one-stage detectors: one class logit for each anchor or point."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from .roi_head import PROBE_SIZE
+from .classes import has_sigmoid
+from .probe import PROBE_SIZE, check_strides, probe
 
 
 def dense_head(key: str, model: BaseModel) -> nn.Module:
@@ -27,28 +27,20 @@ def dense_head(key: str, model: BaseModel) -> nn.Module:
     head = getattr(model, 'bbox_head', None)
     if not hasattr(head, 'prior_generator') or not hasattr(head, 'cls_out_channels'):
         raise ValueError(
-            f'{key} must be a one-stage detector that scores the anchors or points of '
-            'a prior_generator, such as RetinaNet, FCOS, ATSS, GFL or RTMDet, got '
-            f'{type(model).__name__} with bbox_head={type(head).__name__}. For a '
-            "two-stage detector: type='ctkd_mm.RoILogitDistill'"
+            f'{key} must be a one-stage detector whose head scores the anchors or '
+            f'points of a prior_generator, got {type(model).__name__} with bbox_head='
+            f'{type(head).__name__}: for a two-stage detector take '
+            "type='ctkd_mm.RoILogitDistill'"
         )
     return head
 
 
-def has_sigmoid(head: nn.Module) -> bool:
-    """Whether the classes are sigmoids; a softmax has a column for the background."""
-    return head.cls_out_channels == head.num_classes
-
-
-def check_aligned(student: nn.Module, teacher: nn.Module) -> int:
+def check_aligned(student: nn.Module, teacher: nn.Module) -> None:
     """Check that row i of both heads' logits is the same anchor or point.
 
     Args:
         student: From :func:`dense_head`, as the teacher's.
         teacher: The teacher's.
-
-    Returns:
-        The number of classes, without background.
 
     Raises:
         ValueError: If classes, strides, the number of anchors at a place, or the
@@ -64,7 +56,6 @@ def check_aligned(student: nn.Module, teacher: nn.Module) -> int:
                 'teacher.bbox_head: give both the same num_classes, '
                 'loss_cls.use_sigmoid, and anchor_generator or strides'
             )
-    return student.num_classes
 
 
 def _facts(head: nn.Module) -> dict[str, Any]:
@@ -84,7 +75,6 @@ def _facts(head: nn.Module) -> dict[str, Any]:
     return facts
 
 
-@torch.no_grad()
 def check_dense_head(key: str, model: BaseModel) -> str:
     """Run a one-stage detector on a made-up image, and compare with its config.
 
@@ -100,26 +90,13 @@ def check_dense_head(key: str, model: BaseModel) -> str:
             ``bbox_head.prior_generator`` says, another number of channels than its
             anchors and the classes make, or are probabilities.
     """
-    head, training = dense_head(key, model), model.training
+    head = dense_head(key, model)
     generator = head.prior_generator
-    size = getattr(generator, 'input_size', PROBE_SIZE)  # SSD is built for one
-    device = next(model.parameters()).device
-    model.eval()  # a probe must not move BatchNorm's statistics
-    # Not zeros: an untrained head without biases would give zeros, as sigmoids might.
-    image = torch.linspace(-2, 2, 3 * size**2, device=device).view(1, 3, size, size)
-    levels = head(model.extract_feat(image))[0]
-    model.train(training)
     strides = [stride[0] for stride in generator.strides]
-    cells = [level.shape[-1] for level in levels]
-    # SSD's strides of 100 and 300 are rounded ones.
-    if len(cells) != len(strides) or any(
-        abs(size / stride - cell) >= 1 for stride, cell in zip(strides, cells)
-    ):
-        raise ValueError(
-            f'{key}.bbox_head.prior_generator.strides={strides}, but the levels of its '
-            f'logits are {cells} wide for an image of {size} pixels: anchors or points '
-            'would lie in the wrong places'
-        )
+    size = getattr(generator, 'input_size', PROBE_SIZE)  # SSD is built for one
+    with probe(model, size) as feats:
+        levels = head(feats)[0]
+    check_strides(f'{key}.bbox_head.prior_generator.strides', strides, levels, size)
     want = [num * head.cls_out_channels for num in generator.num_base_priors]
     channels = [level.shape[1] for level in levels]
     if channels != want:

@@ -1,15 +1,15 @@
-"""The box heads of two-stage detectors, cascaded or not."""
+"""The box heads of two-stage detectors: the class logits of RoIs."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
 
-import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-PROBE_SIZE = 384  # pixels: three places of the largest stride in use, 128
+from .classes import has_sigmoid
+from .probe import PROBE_SIZE, check_strides, probe
 
 
 def box_head(key: str, model: BaseModel, stage: int) -> nn.Module:
@@ -80,15 +80,12 @@ def box_forward(
     return head._bbox_forward(*args)['cls_score']
 
 
-def check_classes(student: nn.Module, teacher: nn.Module) -> int:
+def check_classes(student: nn.Module, teacher: nn.Module) -> None:
     """Check that two box heads give softmax logits of the same number of classes.
 
     Args:
         student: From :func:`box_head`, as the teacher's.
         teacher: The teacher's.
-
-    Returns:
-        The number of classes, without background.
 
     Raises:
         ValueError: If they do not.
@@ -100,18 +97,16 @@ def check_classes(student: nn.Module, teacher: nn.Module) -> int:
             f'num_classes={teacher.num_classes} in teacher'
         )
     for key, head in dict(architecture=student, teacher=teacher).items():
-        if getattr(head.loss_cls, 'use_sigmoid', False):
+        if has_sigmoid(head):
             raise ValueError(
                 f'{key}.roi_head.bbox_head.loss_cls.use_sigmoid is True: '
                 'RoILogitDistill compares softmax classes with a background column; '
                 'take a detector with use_sigmoid=False'
             )
-    return student.num_classes
 
 
-@torch.no_grad()
 def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
-    """Run a detector on a blank image and one RoI, and compare with its config.
+    """Run a detector on a made-up image and one RoI, and compare with its config.
 
     Args:
         key: ``architecture`` or ``teacher``, for the message.
@@ -127,25 +122,17 @@ def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
             another size than ``bbox_head`` takes, or the logits are not
             ``num_classes + 1`` columns.
     """
-    head, training = box_head(key, model, stage), model.training
+    head = box_head(key, model, stage)
     extractor = model.get_submodule(roi_path(model, 'bbox_roi_extractor', stage))
-    device = next(model.parameters()).device
-    model.eval()  # a probe must not move BatchNorm's statistics
-    feats = model.extract_feat(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=device))
     strides = list(getattr(extractor, 'featmap_strides', []))
-    found = [_stride(feat) for feat in feats[: len(strides)]]
-    if found != strides:
-        raise ValueError(
-            f'{key}.roi_head.bbox_roi_extractor.featmap_strides={strides}, but the '
-            f'levels of its features have the strides {found}: RoIs would be cut out '
-            'of the wrong places'
-        )
-    roi = torch.tensor([[0.0, 0, 0, PROBE_SIZE / 2, PROBE_SIZE / 2]], device=device)
-    try:
-        logits = box_forward(model, feats, roi, stage)
-    except RuntimeError as error:
-        raise ValueError(f'{_misfit(key, head, extractor)} ({error})') from error
-    model.train(training)
+    where = f'{key}.roi_head.bbox_roi_extractor.featmap_strides'
+    with probe(model) as feats:
+        check_strides(where, strides, feats[: len(strides)])
+        roi = feats[0].new_tensor([[0, 0, 0, PROBE_SIZE / 2, PROBE_SIZE / 2]])
+        try:
+            logits = box_forward(model, feats, roi, stage)
+        except RuntimeError as error:
+            raise ValueError(f'{_misfit(key, head, extractor)} ({error})') from error
     want = (1, head.num_classes + 1)
     if tuple(logits.shape) != want:
         raise ValueError(
@@ -159,14 +146,9 @@ def _misfit(key: str, head: nn.Module, extractor: nn.Module) -> str:
     layers = getattr(extractor, 'roi_layers', None) or [None]
     return (
         f'model.{key}.roi_head.bbox_head cannot take what bbox_roi_extractor gives: '
-        f'bbox_roi_extractor.roi_layer.output_size='
-        f'{getattr(layers[0], "output_size", "unknown")} and out_channels='
-        f'{getattr(extractor, "out_channels", "unknown")}, expected bbox_head.'
-        f'roi_feat_size={getattr(head, "roi_feat_size", "unknown")} and in_channels='
-        f'{getattr(head, "in_channels", "unknown")}. Set output_size to roi_feat_size, '
-        "and out_channels to in_channels and the neck's"
+        f'roi_layer.output_size={getattr(layers[0], "output_size", "unknown")} and '
+        f'out_channels={getattr(extractor, "out_channels", "unknown")} beside '
+        f'roi_feat_size={getattr(head, "roi_feat_size", "unknown")} and '
+        f'in_channels={getattr(head, "in_channels", "unknown")}. Set output_size to '
+        'roi_feat_size, out_channels to in_channels'
     )
-
-
-def _stride(feat: Tensor) -> int:
-    return round(PROBE_SIZE / feat.shape[-1])

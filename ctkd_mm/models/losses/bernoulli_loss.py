@@ -1,4 +1,4 @@
-"""The distillation loss of sigmoid heads: every class its own coin."""
+"""The distillation loss of sigmoid classes: a KL of two outcomes for each class."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from mmengine.dist import all_reduce
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ctkd_mm.models.losses.kd_loss import SoftLoss, tempered_logits
+from ctkd_mm.models.losses.kd_loss import SoftLoss, check_factor, tempered_logits
 from ctkd_mm.models.temperatures.learned import InstanceTemperature
 from ctkd_mm.registry import MODELS
-from ctkd_mm.utils.numbers import is_not_negative
 
 
 def bernoulli_kl_div(
@@ -95,8 +94,8 @@ class BernoulliCTKDLoss(SoftLoss):
     magnitude between. With 2 it is about the places where the teacher is sure of an
     object: R places of a score of 0.01 count as much as R / 10,000 of a score of 1,
     the loss is of the size of one such place's KL, and 1 is a ``loss_weight`` to start
-    from. The weights do not depend on tau, which so cannot choose the places that it
-    is judged by.
+    from. The weights do not depend on tau, so tau cannot choose the places by which
+    it is judged.
 
     Autograd keeps 6 times the logits for it: 0.8 GB for RetinaNet on two such images.
 
@@ -126,18 +125,13 @@ class BernoulliCTKDLoss(SoftLoss):
         confidence: float = 0.0,
     ) -> None:
         super().__init__(temperature, loss_weight)
-        if not is_not_negative(confidence):
-            raise ValueError(
-                f'confidence must be >= 0 and finite, got {confidence!r}: it is an '
-                "exponent of the teacher's score; 0 counts every place alike"
-            )
         if isinstance(self.temperature, InstanceTemperature):
             raise ValueError(
                 'loss_kd.temperature is an InstanceTemperature, which reads softmax '
-                'probabilities with a background column; BernoulliCTKDLoss has '
-                'sigmoid classes without one: take ctkd_mm.GlobalTemperature'
+                'probabilities; BernoulliCTKDLoss has sigmoid classes: take '
+                'ctkd_mm.GlobalTemperature'
             )
-        self.confidence = confidence
+        self.confidence = check_factor('confidence', confidence, 'counts all alike')
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Return the weighted loss, a scalar, for logits of (N, C).

@@ -1,13 +1,17 @@
-"""Decoupled distillation: target against the rest, and the rest among themselves."""
+"""The loss of DKD: the target class against the others, and the others alone."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from ctkd_mm.models.losses.kd_loss import SoftLoss, kl_div, tempered_log_probs
+from ctkd_mm.models.losses.kd_loss import (
+    SoftLoss,
+    check_factor,
+    kl_div,
+    tempered_log_probs,
+)
 from ctkd_mm.registry import MODELS
-from ctkd_mm.utils.numbers import is_not_negative
 
 
 def dkd_kl_div(
@@ -47,9 +51,9 @@ def dkd_kl_div(
         Scalar, in nats. Zero (with a graph) when N is 0 or C is 1.
 
     Raises:
-        ValueError: If a label is outside [0, C) (on a CPU; a GPU's ``gather`` asserts
-            it), the labels' shape or type does not fit, or as
-            :func:`tempered_logits` does.
+        ValueError: As :func:`tempered_logits`.
+        RuntimeError: PyTorch's, if a label is outside [0, C), or the labels are not
+            int64 of (N,).
 
     Source: B. Zhao et al., *Decoupled Knowledge Distillation*, CVPR 2022, arXiv
     2203.08679, section 3; the target is that of ``megvii-research/mdistiller``.
@@ -62,7 +66,6 @@ def dkd_kl_div(
         1.377
     """
     log_S, log_T, scale = tempered_log_probs(preds_S, preds_T, tau)
-    _check_labels(labels, preds_S)
     pair_S, log_q_S = _decouple(log_S, labels)
     pair_T, log_q_T = _decouple(log_T, labels)
     dkd = alpha * kl_div(pair_S, pair_T) + beta * kl_div(log_q_S, log_q_T)
@@ -100,14 +103,8 @@ class DKDLoss(SoftLoss):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__(temperature, loss_weight)
-        for name, value in dict(alpha=alpha, beta=beta).items():
-            if not is_not_negative(value):
-                raise ValueError(
-                    f'{name} must be >= 0 and finite, got {value!r}: 0 leaves that '
-                    'part of the loss out'
-                )
-        self.alpha = alpha
-        self.beta = beta
+        self.alpha = check_factor('alpha', alpha, 'leaves the target out')
+        self.beta = check_factor('beta', beta, 'leaves the other classes out')
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, labels: Tensor) -> Tensor:
         """Return the weighted loss, a scalar, for logits of (N, C) and labels (N,).
@@ -122,23 +119,6 @@ class DKDLoss(SoftLoss):
     ) -> Tensor:
         """Return :func:`dkd_kl_div`."""
         return dkd_kl_div(preds_S, preds_T, labels, tau, self.alpha, self.beta)
-
-
-def _check_labels(labels: Tensor, preds: Tensor) -> None:
-    num_rois, num_columns = preds.shape
-    if labels.shape != (num_rois,) or labels.dtype != torch.int64:
-        raise ValueError(
-            f'labels must be class indices, torch.int64 of ({num_rois},) beside logits '
-            f'of {tuple(preds.shape)}, got {labels.dtype} of {tuple(labels.shape)}'
-        )
-    if labels.device.type != 'cpu':
-        return  # a look would wait for the device, where gather() asserts the range
-    outside = labels[(labels < 0) | (labels >= num_columns)]
-    if outside.numel():
-        raise ValueError(
-            f'labels must lie in [0, {num_columns}), got {outside[0].item()}: logits '
-            f'have {num_columns} columns, background being {num_columns - 1}'
-        )
 
 
 def _decouple(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

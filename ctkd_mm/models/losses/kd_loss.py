@@ -1,4 +1,4 @@
-"""The distillation loss: tau² · KL, summed over classes, averaged over RoIs."""
+"""The distillation loss of CTKD: tau² · KL, averaged over RoIs."""
 
 from __future__ import annotations
 
@@ -101,8 +101,24 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def check_factor(name: str, value: float, zero: str) -> float:
+    """Return a factor of a loss.
+
+    Args:
+        name: Its key in the config.
+        value: The factor.
+        zero: What 0 does.
+
+    Raises:
+        ValueError: If it is negative or infinite.
+    """
+    if not is_not_negative(value):
+        raise ValueError(f'{name} must be >= 0 and finite, got {value!r}: 0 {zero}')
+    return value
+
+
 class SoftLoss(nn.Module):
-    """What every loss at a learnable temperature shares; :meth:`divergence` differs.
+    """Base class of losses at a learnable temperature; :meth:`divergence` differs.
 
     Computed in float32 (or float64 as given) also inside autocast: in half
     precision the sum over classes and tau² lose the small divergences that the
@@ -120,15 +136,12 @@ class SoftLoss(nn.Module):
 
     def __init__(self, temperature: nn.Module | dict, loss_weight: float = 1.0) -> None:
         super().__init__()
-        if not is_not_negative(loss_weight):
-            raise ValueError(
-                f'loss_weight must be >= 0 and finite, got {loss_weight!r}: 0 turns '
-                'distillation off'
-            )
         if isinstance(temperature, dict):
             temperature = MODELS.build(temperature)
         self.temperature = temperature
-        self.loss_weight = loss_weight
+        self.loss_weight = check_factor(
+            'loss_weight', loss_weight, 'turns distillation off'
+        )
 
     def weighted(self, preds_S: Tensor, preds_T: Tensor, *args: Tensor) -> Tensor:
         """Return the weighted loss, a scalar, for logits of (N, C)."""

@@ -1,16 +1,22 @@
-"""Which losses fit softmax classes, and which sigmoids."""
+"""Which losses want softmax classes, which sigmoid classes, and which labels."""
 
 from __future__ import annotations
+
+import inspect
+from typing import Any
 
 from mmdet.models.losses import KnowledgeDistillationKLDivLoss
 from mmrazor.models.losses import WSLD, DISTLoss, DKDLoss, KDSoftCELoss, KLDivergence
 from torch import nn
 
+from ctkd_mm.models.heads.classes import has_sigmoid
 from ctkd_mm.models.losses.bernoulli_loss import BernoulliCTKDLoss
 from ctkd_mm.models.losses.kd_loss import SoftLoss
 from ctkd_mm.models.losses.zscore_loss import AroundLoss
+from ctkd_mm.models.temperatures.learned import InstanceTemperature
+from ctkd_mm.registry import MODELS
 
-# To the last, a column means something beside the others in its row alone.
+# AroundLoss too: it changes a column by the others in its row.
 SOFTMAX = (
     SoftLoss,
     KLDivergence,
@@ -23,18 +29,20 @@ SOFTMAX = (
 )
 
 
-def check_loss(loss: nn.Module, sigmoid: bool) -> None:
-    """Check that a loss takes the columns of the logits for what they are.
+def check_loss_fits_head(loss: nn.Module, head: nn.Module) -> None:
+    """Check that a loss takes the class logits of a head for what they are.
 
     Args:
-        loss: The built ``loss_kd``; losses inside it count too.
-        sigmoid: Whether each column is a class of its own; else they are a softmax
-            with a background.
+        loss: The built ``loss_kd``; losses and temperatures inside it count too.
+        head: The student's ``bbox_head``.
 
     Raises:
-        ValueError: If it does not. A loss that is none of those known here passes.
+        ValueError: If a softmax loss stands before sigmoid classes, the reverse, or an
+            instance temperature is built for another number of classes. A loss that is
+            none of those known here passes.
     """
-    for part in loss.modules():
+    sigmoid = has_sigmoid(head)
+    for path, part in loss.named_modules():
         name, for_sigmoid = type(part).__name__, isinstance(part, BernoulliCTKDLoss)
         if for_sigmoid and not sigmoid:
             raise ValueError(
@@ -47,3 +55,20 @@ def check_loss(loss: nn.Module, sigmoid: bool) -> None:
                 'each class is a sigmoid, without a background (loss_cls.use_sigmoid): '
                 'take ctkd_mm.BernoulliCTKDLoss alone'
             )
+        known = getattr(part, 'num_classes', head.num_classes)
+        if isinstance(part, InstanceTemperature) and known != head.num_classes:
+            raise ValueError(
+                f'model.loss_kd.{path}.num_classes={known} must be that of student and '
+                f'teacher, {head.num_classes}'
+            )
+
+
+def takes_labels(loss_kd: dict) -> bool:
+    """Whether a loss config names a loss whose ``forward`` has ``labels``."""
+    loss: Any = loss_kd
+    while isinstance(loss, dict):  # a loss around a loss passes them on
+        loss = loss.get('loss', loss.get('type'))
+    if isinstance(loss, str):
+        loss = MODELS.get(loss)
+    # None: its build says what is missing.
+    return loss is not None and 'labels' in inspect.signature(loss.forward).parameters

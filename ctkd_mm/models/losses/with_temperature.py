@@ -1,4 +1,4 @@
-"""A temperature for losses that come with a number for it."""
+"""A learnable temperature in place of the number that a loss has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ctkd_mm.models.losses.kd_loss import at_least_float32
 from ctkd_mm.models.temperatures.fixed import ConstantTemperature
-from ctkd_mm.models.temperatures.learned import InstanceTemperature
 from ctkd_mm.registry import MODELS
 
 # What OpenMMLab's losses call it.
@@ -52,8 +51,7 @@ class WithTemperature(nn.Module):
 
     Raises:
         ValueError: If ``loss`` has no temperature, its config gives it a second one, or
-            it has no gradient in one (MMRazor's ``DKDLoss``); if the temperature is one
-            for each sample.
+            it has no gradient in one (MMRazor's ``DKDLoss``).
 
     Source: CTKD, arXiv 2211.16231, proposed as a part that existing distillation
     losses take.
@@ -83,8 +81,6 @@ class WithTemperature(nn.Module):
                 "WithTemperature: mmrazor's DKDLoss has a gradient of NaN in a "
                 'temperature, as its masked softmax is exactly 0: take ctkd_mm.DKDLoss'
             )
-        if isinstance(temperature, InstanceTemperature):
-            raise ValueError(_one_for_all(loss, temperature, 'one for each sample'))
         self.loss = loss
         self.temperature = temperature
 
@@ -96,7 +92,7 @@ class WithTemperature(nn.Module):
         The first two go to it by position, whatever it calls them.
 
         Raises:
-            ValueError: If tau has more than one element.
+            ValueError: If tau is not one for all samples.
         """
         preds_S, preds_T = at_least_float32(preds_S), at_least_float32(preds_T)
         tau = self._one_number(self.temperature(preds_S, preds_T.detach()))
@@ -115,8 +111,11 @@ class WithTemperature(nn.Module):
         if isinstance(self.temperature, ConstantTemperature):
             return self.temperature.value  # in double precision, as the loss has it
         if tau.shape not in ((), (1,)):
-            found = f'tau of shape {tuple(tau.shape)}'
-            raise ValueError(_one_for_all(self.loss, self.temperature, found))
+            raise ValueError(
+                f'WithTemperature: {type(self.loss).__name__} takes one temperature '
+                f'for all samples, {type(self.temperature).__name__} gives tau of '
+                f'shape {tuple(tau.shape)}: take ctkd_mm.GlobalTemperature'
+            )
         return tau.reshape(())  # of (1,), the loss would be no scalar
 
 
@@ -141,13 +140,11 @@ def _kd_kl_div_loss(
 
 
 def _refuse_second_temperature(loss: dict) -> None:
-    given = [name for name in NAMES if name in loss]
-    if given:
-        name = given[0]
+    for name in (name for name in NAMES if name in loss):
         raise ValueError(
-            f'loss.{name}={loss[name]} stands beside temperature in the config of '
-            f'WithTemperature, which is to give {loss.get("type")} its {name}: drop '
-            f'it; a learnable temperature starts at temperature.tau_start'
+            f'loss.{name}={loss[name]} beside temperature in the config of '
+            f'WithTemperature has no effect: drop it; a learnable temperature starts '
+            'at temperature.tau_start'
         )
 
 
@@ -157,15 +154,6 @@ def _find_number(loss: nn.Module) -> str:
             return name
     raise ValueError(
         f'WithTemperature: loss={type(loss).__name__} has no temperature, expected a '
-        f'number as its attribute {" or ".join(NAMES)}, as mmrazor.KLDivergence has. '
-        "Take another loss, or this one as it is; ctkd_mm's own losses take "
-        'temperature themselves'
-    )
-
-
-def _one_for_all(loss: nn.Module, temperature: nn.Module, found: str) -> str:
-    return (
-        f'WithTemperature: {type(loss).__name__} takes one temperature for all '
-        f'samples, temperature={type(temperature).__name__} gives {found}. Take '
-        'ctkd_mm.GlobalTemperature here, or ctkd_mm.CTKDLoss for one that differs'
+        f'number as its attribute {" or ".join(NAMES)}: take such a loss, as '
+        'mmrazor.KLDivergence; those of ctkd_mm take temperature themselves'
     )

@@ -1,4 +1,4 @@
-"""Logits at a common spread: losses around a loss."""
+"""Losses that bring the logits to a common spread for another loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ctkd_mm.registry import MODELS
 
 
 class AroundLoss(nn.Module):
-    """What every loss around a loss shares; :meth:`transform` differs.
+    """Base class of losses that change the logits for another loss.
 
     Computed in float32 (or float64 as given) also for half-precision logits.
 
@@ -31,7 +31,7 @@ class AroundLoss(nn.Module):
             return self.loss(*self.transform(*preds), **others)
 
     def transform(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both models' logits as the inner loss shall see them."""
+        """Return both models' logits as the inner loss gets them."""
         raise NotImplementedError
 
 
@@ -42,7 +42,7 @@ class ZScoreLoss(AroundLoss):
         z -> (z - mean(z)) / sigma(z)   for each row of both models; see :func:`spread`
 
     The gradient runs through the student's mean and sigma, as in the authors' code,
-    and grows as 1 / sigma: a row of all but equal logits pulls hard. With
+    and grows as 1 / sigma: a row of nearly equal logits has a large one. With
     :class:`ctkd_mm.models.losses.kd_loss.CTKDLoss` at the constant base temperature tau
     inside, the loss is tau² · KL of both at tau, each with its own spread: the student
     need not match the size of the teacher's logits.

@@ -1,1 +1,5 @@
-"""The frozen teacher: its weights, its speed, its pixels."""
+"""Teachers: loaded whole or refused, sped up, shown their own pixels."""
+
+from ctkd_mm.utils.lazy import face
+
+__getattr__, __all__ = face(__name__, {'preprocessor': ('PairDataPreprocessor',)})

@@ -1,4 +1,4 @@
-"""The teacher's weights: loaded whole or refused, and known by their hash."""
+"""Teachers: built from a config, and loaded whole or refused."""
 
 from __future__ import annotations
 
@@ -9,33 +9,27 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+from mmengine.hub import get_model
+from mmengine.model import BaseModel, ImgDataPreprocessor
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from ctkd_mm.models.teachers.preprocessor import pixels_of
+from ctkd_mm.registry import MODELS
 from ctkd_mm.utils.messages import some
+from ctkd_mm.utils.weights import weights_sha256
 
 # What BatchNorm counts but no evaluation reads; files older than it lack it.
 TOLERATED = (r'num_batches_tracked$',)
 SHOWN = 5
 
 
-class Beside:
-    """Holds a model out of the module tree.
-
-    Copies of the holder share the model, as an EMA copy does, without owning it: what
-    moves or casts a copy leaves the model where it is.
-
-    Args:
-        model: The model.
-        owns: Whether the model follows the holder's module to other devices.
-    """
-
-    def __init__(self, model: nn.Module, owns: bool = True) -> None:
-        self.model = model
-        self.owns = owns
-
-    def __deepcopy__(self, memo: dict) -> Beside:
-        return Beside(self.model, owns=False)
+def build_detector(model: BaseModel | dict | str) -> BaseModel:
+    """Build a model of its config, the path of a config file, or itself."""
+    if isinstance(model, str):
+        model = get_model(model) if '::' in model else Config.fromfile(model).model
+    return MODELS.build(model) if isinstance(model, dict) else model
 
 
 def load_teacher(
@@ -62,14 +56,14 @@ def load_teacher(
         ValueError: If the file cannot be read, is not safe to load, holds no
             weights, or does not fit; the message has the keys and the cure.
     """
-    loaded = _read(teacher_ckpt)
+    loaded = _read_checkpoint(teacher_ckpt)
     weights = loaded.get('state_dict', loaded) if isinstance(loaded, dict) else None
-    if not isinstance(weights, dict) or not any(
-        isinstance(value, Tensor) for value in weights.values()
-    ):
+    tensors = weights.values() if isinstance(weights, dict) else ()
+    if not any(isinstance(value, Tensor) for value in tensors):
+        found = some(map(str, loaded)) if isinstance(loaded, dict) else type(loaded)
         raise ValueError(
             f'teacher_ckpt={teacher_ckpt!r} holds no weights: expected a checkpoint '
-            f'with a state_dict, found {_kind(loaded)}'
+            f'with a state_dict, found {found}'
         )
     tolerated = [re.compile(key) for key in (*TOLERATED, *ignore_keys)]
     problems = []
@@ -87,19 +81,80 @@ def load_teacher(
     return loaded.get('meta') or {}
 
 
-def _read(teacher_ckpt: str) -> Any:
+def teacher_of(model: BaseModel) -> BaseModel | None:
+    """Find the frozen teacher of a distillation: ours, MMRazor's or MMDetection's."""
+    if getattr(model, 'teacher_trainable', False):
+        return None
+    teacher = getattr(model, 'teacher', getattr(model, 'teacher_model', None))
+    return teacher if isinstance(teacher, BaseModel) else None
+
+
+def load_teacher_of(
+    model: BaseModel, teacher_ckpt: str | None, ignore_keys: Sequence[str] = ()
+) -> None:
+    """Load the frozen teacher of a distillation by :func:`load_teacher`.
+
+    Args:
+        model: The algorithm or detector. It gets ``teacher_ckpt``, ``teacher_meta``
+            and ``teacher_sha256``, the hash of the teacher's weights.
+        teacher_ckpt: ``model.teacher_ckpt`` of the config.
+        ignore_keys: See :func:`load_teacher`.
+
+    Raises:
+        ValueError: If there is no file, or as :func:`load_teacher`.
+    """
+    if teacher_ckpt is None:
+        raise ValueError(
+            'model.teacher_ckpt is None: the teacher would be random. Give the path or '
+            'URL of the checkpoint that was trained with the config in model.teacher'
+        )
+    teacher = teacher_of(model)
+    model.teacher_ckpt = teacher_ckpt
+    model.teacher_meta = load_teacher(teacher, teacher_ckpt, ignore_keys)
+    model.teacher_sha256 = weights_sha256(teacher)
+
+
+def adopt_teacher(model: BaseModel, teacher_ckpt: str | None) -> None:
+    """Load the teacher of a distillation that is not ours again, strictly.
+
+    MMRazor's ``SingleTeacherDistill`` and MMDetection's
+    ``KnowledgeDistillationSingleStageDetector`` load whatever keys fit, and show the
+    teacher the student's pixels.
+
+    Args:
+        model: See :func:`load_teacher_of`.
+        teacher_ckpt: See there.
+
+    Raises:
+        ValueError: As :func:`load_teacher_of`, or if the teacher's
+            ``data_preprocessor``, where its model has one, gives other pixels than the
+            student's.
+    """
+    own = teacher_of(model).data_preprocessor
+    # A classifier's config has it outside the model, which then knows no mean.
+    known = isinstance(own, ImgDataPreprocessor) or hasattr(own, 'mean')
+    if known and pixels_of(own) != pixels_of(model.data_preprocessor):
+        raise ValueError(
+            f'{type(model).__name__} shows the teacher the pixels of the student, but '
+            "the teacher's data_preprocessor differs from model.data_preprocessor "
+            "(mean, std, channel order or padding): give the student the teacher's"
+        )
+    load_teacher_of(model, teacher_ckpt)
+
+
+def _read_checkpoint(teacher_ckpt: str) -> Any:
     try:
         return CheckpointLoader.load_checkpoint(
             teacher_ckpt, map_location='cpu', logger='current'
         )
     except Exception as error:  # damaged files fail in any way
         raise ValueError(
-            f'teacher_ckpt={teacher_ckpt!r} {_fault(teacher_ckpt, error)} '
+            f'teacher_ckpt={teacher_ckpt!r} {_file_fault(teacher_ckpt, error)} '
             f'({type(error).__name__}: {error})'
         ) from error
 
 
-def _fault(teacher_ckpt: str, error: Exception) -> str:
+def _file_fault(teacher_ckpt: str, error: Exception) -> str:
     """Say what is wrong with a file that could not be read, and the cure."""
     if isinstance(error, pickle.UnpicklingError) and 'more than weights' in str(error):
         return 'is not safe to load: it asks to run code'
@@ -156,9 +211,3 @@ def _advice(weights: Iterable[str]) -> str:
         'Give the checkpoint that was trained with the config in `teacher`, or name '
         'the keys that may differ in teacher_ignore_keys'
     )
-
-
-def _kind(loaded: Any) -> str:
-    if isinstance(loaded, dict):
-        return f'a dict of {sorted(map(str, loaded))[:SHOWN]}'
-    return f'a {type(loaded).__name__}'

@@ -1,6 +1,8 @@
-"""Each model sees its own pixels of the same images."""
+"""The data preprocessor of a pair: each model gets the pixels it was trained on."""
 
 from __future__ import annotations
+
+import math
 
 from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
 from torch import Tensor
@@ -37,7 +39,7 @@ class PairDataPreprocessor(BaseDataPreprocessor):
                 raise ValueError(
                     f'{key}.data_preprocessor must be a DetDataPreprocessor, got '
                     f'{type(value).__name__}: give the model the one it was trained '
-                    'with (mean, std, channel order, padding)'
+                    'with'
                 )
         self.student, self.teacher = student, teacher
         self.shared = pixels_of(student) == pixels_of(teacher)
@@ -45,11 +47,10 @@ class PairDataPreprocessor(BaseDataPreprocessor):
         if augments is not None and not self.shared:
             names = [type(augment).__name__ for augment in augments]
             raise ValueError(
-                f'architecture.data_preprocessor.batch_augments={names} changes the '
-                'images after they were normalised; a teacher that wants other pixels '
-                f'cannot follow. Student: {pixels_of(student)}, teacher: '
-                f'{pixels_of(teacher)}. Drop the batch_augments or take a teacher with '
-                "the student's data_preprocessor"
+                f'architecture.data_preprocessor.batch_augments={names} changes images '
+                'after they were normalised, which a teacher of other pixels cannot '
+                f'follow: drop it. Student: {pixels_of(student)}, teacher: '
+                f'{pixels_of(teacher)}'
             )
 
     def forward(self, data: dict, training: bool = False) -> dict:
@@ -62,9 +63,9 @@ class PairDataPreprocessor(BaseDataPreprocessor):
         if training and self.shared:
             prepared['teacher_inputs'] = prepared['inputs']
         elif training:
-            images = dict(inputs=data['inputs'])
-            inputs = self.teacher({**images, 'data_samples': None}, False)['inputs']
-            self._check_size(images['inputs'], inputs, prepared['inputs'])
+            images = dict(inputs=data['inputs'], data_samples=None)
+            inputs = self.teacher(images, False)['inputs']
+            self._check_size(data['inputs'], inputs)
             prepared['teacher_inputs'] = inputs
         return prepared
 
@@ -76,24 +77,21 @@ class PairDataPreprocessor(BaseDataPreprocessor):
         divisors = self.student.pad_size_divisor, self.teacher.pad_size_divisor
         if divisors[0] != divisors[1]:
             raise ValueError(
-                'feature maps or dense logits are compared, whose sizes differ '
-                f'where pad_size_divisor is {divisors[0]} in architecture and '
-                f'{divisors[1]} in teacher (data_preprocessor): make them equal'
+                f'data_preprocessor.pad_size_divisor is {divisors[0]} in architecture '
+                f'and {divisors[1]} in teacher, so the maps that the loss compares '
+                'differ in size: make them equal'
             )
 
-    def _check_size(self, images: list[Tensor], seen: Tensor, student: Tensor) -> None:
+    def _check_size(self, images: list[Tensor], seen: Tensor) -> None:
         divisor = self.teacher.pad_size_divisor
-        want = tuple(
-            -(-max(image.shape[axis] for image in images) // divisor) * divisor
-            for axis in (-2, -1)
-        )
+        largest = [max(image.shape[axis] for image in images) for axis in (-2, -1)]
+        want = tuple(math.ceil(size / divisor) * divisor for size in largest)
         if tuple(seen.shape[-2:]) != want:
             raise ValueError(
                 f'teacher.data_preprocessor ({type(self.teacher).__name__}) gives '
-                f'images of {tuple(seen.shape[-2:])}, expected {want}; the student '
-                f"sees {tuple(student.shape[-2:])}. The student's RoIs would lie "
-                'elsewhere in images of another size: resize in the data pipeline, '
-                'for both'
+                f'images of {tuple(seen.shape[-2:])}, expected {want}: the '
+                "student's RoIs would lie elsewhere. Resize in the data pipeline, for "
+                'both'
             )
 
 

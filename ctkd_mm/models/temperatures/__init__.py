@@ -5,8 +5,8 @@ from ctkd_mm.utils.lazy import face
 __getattr__, __all__ = face(
     __name__,
     {
-        'base': ('Policy', 'find_temperatures'),
-        'learned': ('GlobalTemperature', 'InstanceTemperature', 'Temperature'),
+        'base': ('Temperature', 'find_temperatures'),
+        'learned': ('GlobalTemperature', 'InstanceTemperature', 'LearnedTemperature'),
         'fixed': (
             'ConstantTemperature',
             'SharpnessTemperature',

@@ -1,14 +1,16 @@
-"""What every temperature shares: ``(preds_S, preds_T) -> tau``."""
+"""The base class of temperatures, and how to find them in a model."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ctkd_mm.utils.numbers import is_positive
 
-class Policy(nn.Module):
-    """Remembers the last tau, for logging.
 
-    A policy's ``forward(preds_S, preds_T)`` takes class logits, (N, C), and returns
+class Temperature(nn.Module):
+    """Base class of temperatures; it remembers the last tau, for logging.
+
+    A subclass's ``forward(preds_S, preds_T)`` takes class logits, (N, C), and returns
     ``self.keep(tau)``, tau > 0: (1,) for all rows, (N, 1) for each, or (N, 2) for each
     row and model, the student's first.
 
@@ -26,7 +28,22 @@ class Policy(nn.Module):
         return tau
 
 
-def find_temperatures(model: nn.Module) -> dict[str, Policy]:
+def check_tau(key: str, value: float) -> float:
+    """Return a temperature, or the width of a range of them, as a float.
+
+    Args:
+        key: Its name in the config.
+        value: In units of tau.
+
+    Raises:
+        ValueError: If it is not positive and finite.
+    """
+    if not is_positive(value):
+        raise ValueError(f'{key} must be > 0 and finite, got {value!r}')
+    return float(value)
+
+
+def find_temperatures(model: nn.Module) -> dict[str, Temperature]:
     """Find every temperature in a model, learnable or not, by its path there.
 
     Args:
@@ -36,4 +53,4 @@ def find_temperatures(model: nn.Module) -> dict[str, Policy]:
         The temperatures, in the order of the modules.
     """
     modules = model.named_modules()
-    return {name: module for name, module in modules if isinstance(module, Policy)}
+    return {name: module for name, module in modules if isinstance(module, Temperature)}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ctkd_mm.models.temperatures.base import Policy
+from ctkd_mm.models.temperatures.base import Temperature, check_tau
 from ctkd_mm.registry import MODELS
-from ctkd_mm.utils.numbers import is_positive
 
 # Keeps rows of equal logits finite.
 SMALLEST_SPREAD = 1e-7
@@ -35,23 +34,8 @@ def spread(preds: Tensor) -> Tensor:
     return preds.std(dim=1, keepdim=True).clamp(min=SMALLEST_SPREAD)
 
 
-def check_tau(key: str, tau: float) -> float:
-    """Return tau as a float.
-
-    Args:
-        key: Its name in the config.
-        tau: Temperature.
-
-    Raises:
-        ValueError: If tau is not positive and finite.
-    """
-    if not is_positive(tau):
-        raise ValueError(f'{key} must be > 0 and finite, got {tau!r}: 1 leaves logits')
-    return float(tau)
-
-
 @MODELS.register_module()
-class ConstantTemperature(Policy):
+class ConstantTemperature(Temperature):
     """The same temperature for every row, throughout the training.
 
     Args:
@@ -78,7 +62,7 @@ class ConstantTemperature(Policy):
 
 
 @MODELS.register_module()
-class TeacherTemperature(Policy):
+class TeacherTemperature(Temperature):
     """A constant temperature for the teacher; the student's is 1.
 
     In a loss with the factor tau_S · tau_T, such as
@@ -115,7 +99,7 @@ class TeacherTemperature(Policy):
 
 
 @MODELS.register_module()
-class SpreadTemperature(Policy):
+class SpreadTemperature(Temperature):
     """A temperature for each row, from the spread of the teacher's logits.
 
         tau_i = scale · sigma(z_T,i),   sigma: see
@@ -148,7 +132,7 @@ class SpreadTemperature(Policy):
 
 
 @MODELS.register_module()
-class SharpnessTemperature(Policy):
+class SharpnessTemperature(Temperature):
     """Two temperatures for each row: the sharper model of the two gets the higher.
 
         tau_S,i = 2 y / (x + y) · tau,   tau_T,i = 2 x / (x + y) · tau

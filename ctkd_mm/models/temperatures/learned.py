@@ -13,17 +13,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ctkd_mm.models.temperatures.base import Policy
+from ctkd_mm.models.temperatures.base import Temperature, check_tau
 from ctkd_mm.models.temperatures.gradient_reversal import GradientReversal
 from ctkd_mm.registry import MODELS
-from ctkd_mm.utils.numbers import is_positive
 
 # Where the paper starts its global temperature before the sigmoid.
 PAPER_RAW_START = 1.0
 
 
-class Temperature(Policy):
-    """What every learnable temperature shares: the range, the start, the reversal.
+class LearnedTemperature(Temperature):
+    """Base class of learnable temperatures: the range, the start, the reversal.
 
     Args:
         tau_init: Floor of tau, > 0.
@@ -43,22 +42,11 @@ class Temperature(Policy):
         tau_start: float | None = None,
     ) -> None:
         super().__init__()
-        if not is_positive(tau_init):
-            raise ValueError(
-                f'tau_init must be > 0 and finite, got {tau_init!r}: it is the floor '
-                'of tau, 1 in the paper'
-            )
-        if not is_positive(tau_range):
-            raise ValueError(
-                f'tau_range must be > 0 and finite, got {tau_range!r}: it is the width '
-                'of the range above tau_init, 20 in the paper'
-            )
-        self.tau_init = tau_init
-        self.tau_range = tau_range
+        self.tau_init = check_tau('tau_init', tau_init)
+        self.tau_range = check_tau('tau_range', tau_range)
         self.raw_start = PAPER_RAW_START
         if tau_start is not None:
-            known = is_positive(tau_start)
-            share = (tau_start - tau_init) / tau_range if known else 0
+            share = (tau_start - tau_init) / tau_range
             if not 0 < share < 1:
                 raise ValueError(
                     f'tau_start must lie strictly between tau_init={tau_init} and '
@@ -74,10 +62,10 @@ class Temperature(Policy):
 
 
 @MODELS.register_module()
-class GlobalTemperature(Temperature):
+class GlobalTemperature(LearnedTemperature):
     """One learnable temperature for all samples.
 
-    Args: see :class:`Temperature`.
+    Args: see :class:`LearnedTemperature`.
 
     Source: CTKD, arXiv 2211.16231 (global temperature); the defaults are those of the
     authors' code.
@@ -103,7 +91,7 @@ class GlobalTemperature(Temperature):
 
 
 @MODELS.register_module()
-class InstanceTemperature(Temperature):
+class InstanceTemperature(LearnedTemperature):
     """A temperature for each sample, from both models' class probabilities.
 
         raw_i = w2 · relu(W1 [softmax(z_T,i), softmax(z_S,i)] + b1) + b2
@@ -116,9 +104,9 @@ class InstanceTemperature(Temperature):
             without a background: its number of classes - 1.
         hidden_channels: Width of the hidden layer. CTKD publishes neither width
             nor activation; 128 and ReLU are ours.
-        tau_init: See :class:`Temperature`.
-        tau_range: See :class:`Temperature`.
-        tau_start: See :class:`Temperature`; the mean start, exact only as far as
+        tau_init: See :class:`LearnedTemperature`.
+        tau_range: See :class:`LearnedTemperature`.
+        tau_start: See :class:`LearnedTemperature`; the mean start, exact only as far as
             the first layer's random output is small.
 
     Raises:

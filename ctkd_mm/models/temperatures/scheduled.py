@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ctkd_mm.models.temperatures.base import Policy
-from ctkd_mm.models.temperatures.fixed import check_tau
+from ctkd_mm.models.temperatures.base import Temperature, check_tau
 from ctkd_mm.models.temperatures.ramps import half_cosine
 from ctkd_mm.registry import MODELS
 
 
-class ScheduledTemperature(Policy):
+class ScheduledTemperature(Temperature):
     """What every scheduled temperature shares: the two ends; :meth:`ramp` differs.
 
         tau = tau_begin + (tau_end - tau_begin) · ramp(progress)
@@ -98,10 +97,7 @@ class CosineTemperature(ScheduledTemperature):
         tensor([4.])
     """
 
-    @staticmethod
-    def ramp(progress: float) -> float:
-        """Return the share."""
-        return half_cosine(progress)
+    ramp = staticmethod(half_cosine)
 
 
 def set_progress(module: nn.Module, value: float) -> int:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ctkd_mm.engine.hooks.finite_hook import FiniteHook
 from ctkd_mm.engine.launch import leave_group
-from ctkd_mm.models.temperatures.learned import Temperature
+from ctkd_mm.models.temperatures.learned import LearnedTemperature
 
 NAN, INF = math.nan, math.inf
 RAW_TAU = 'distiller.distill_losses.loss_kd.temperature.raw_tau'
@@ -85,7 +85,9 @@ def poison_gradient(runner, data_batch):
 
 
 def poison_tau(runner, data_batch):
-    (temperature,) = (m for m in runner.model.modules() if isinstance(m, Temperature))
+    (temperature,) = (
+        m for m in runner.model.modules() if isinstance(m, LearnedTemperature)
+    )
     temperature.raw_tau.data.fill_(NAN)
 
 

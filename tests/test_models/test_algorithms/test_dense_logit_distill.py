@@ -30,7 +30,7 @@ def build(student: dict, teacher: dict, loss_kd: dict = BERNOULLI) -> DenseLogit
     teacher = ROOT_MODELS.build(copy.deepcopy(teacher))
     cfg = dict(type='ctkd_mm.DenseLogitDistill', architecture=student, teacher=teacher)
     model = MODELS.build(copy.deepcopy({**cfg, 'loss_kd': loss_kd}))
-    # Logits as spread as trained ones: untrained heads all but agree.
+    # Logits as spread as trained ones: untrained heads nearly agree.
     for head in (model.student.bbox_head, model.teacher.bbox_head):
         for name, weight in head.named_parameters():
             if 'cls' in name and weight.ndim == 4:
@@ -194,7 +194,7 @@ def test_softmax_heads_take_the_loss_of_two_stage_detectors(digits_batch):
         (
             dict(type='ctkd_mm.DKDLoss', temperature=GLOBAL),
             narrow_detector,
-            'loss_kd=ctkd_mm.DKDLoss wants the labels',
+            'loss_kd takes the labels of RoIs, .* take ctkd_mm.Bernoulli',
         ),
     ],
     ids=['ctkd', 'kl', 'zscore', 'ld', 'bernoulli', 'dkd'],
@@ -273,7 +273,7 @@ def test_batches_that_are_padded_differently_are_refused_with_both():
         build(narrow_detector('retinanet'), teacher)
 
 
-@pytest.mark.process
+@pytest.mark.start
 def test_a_run_checks_both_heads_and_learns_its_temperature(demo_cfg, tmp_path):
     student, teacher = narrow_detector('gfl'), narrow_detector('gfl', 64)
     loss_kd = copy.deepcopy(demo_cfg.loss_kd)

@@ -14,6 +14,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner, load_checkpoint
 
 from ctkd_mm import cosine_curriculum, set_lambda
+from ctkd_mm.models.teachers.load import adopt_teacher
 from ctkd_mm.models.temperatures.base import find_temperatures
 
 METHODS = ('ld', 'ctkd-ld')
@@ -151,7 +152,7 @@ def test_a_process_without_boxes_keeps_ddp_going(model, batch, one_process_group
     assert find_temperatures(model)[PLACE].raw_tau.grad.tolist() == [0]
 
 
-@pytest.mark.process
+@pytest.mark.start
 def test_training_sets_lambda_in_the_head_and_tau_climbs(cfg):
     cfg.default_hooks.logger.interval = 1
     runner = Runner.from_cfg(cfg)
@@ -165,7 +166,7 @@ def test_training_sets_lambda_in_the_head_and_tau_climbs(cfg):
     assert taus == sorted(set(taus)) and temperature.tau.item() == taus[-1]
 
 
-@pytest.mark.process
+@pytest.mark.start
 def test_a_checkpoint_is_the_students_and_resumes_and_evaluates(cfg, tmp_path):
     runner = Runner.from_cfg(copy.deepcopy(cfg))
     runner.train()
@@ -190,9 +191,9 @@ def test_a_checkpoint_is_the_students_and_resumes_and_evaluates(cfg, tmp_path):
     load_checkpoint(plain, last)
 
 
-def test_a_teacher_that_its_file_covers_in_part_is_refused(cfg):
-    checkpoint = torch.load(cfg.model.teacher_ckpt)
+def test_a_teacher_that_its_file_covers_in_part_is_refused(model, model_cfg):
+    checkpoint = torch.load(model_cfg.teacher_ckpt)
     del checkpoint['state_dict']['bbox_head.gfl_reg.weight']
-    torch.save(checkpoint, cfg.model.teacher_ckpt)
+    torch.save(checkpoint, model_cfg.teacher_ckpt)
     with pytest.raises(ValueError, match='1 missing: bbox_head.gfl_reg.weight'):
-        Runner.from_cfg(cfg).train()
+        adopt_teacher(model, model_cfg.teacher_ckpt)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ctkd_mm.models.algorithms.roi_logit_distill import RoILogitDistill
+from ctkd_mm.models.heads.roi_head import check_roi_head
 from ctkd_mm.registry import MODELS
 
 CTKD = dict(type='ctkd_mm.CTKDLoss', temperature=dict(type='ctkd_mm.GlobalTemperature'))
@@ -74,7 +76,7 @@ def build(student, teacher, loss_kd=CTKD) -> RoILogitDistill:
         loss_kd=loss_kd,
     )
     model = MODELS.build(copy.deepcopy(cfg))
-    # Untrained heads all but agree: logits and refined boxes as spread as trained.
+    # Untrained heads nearly agree: logits and refined boxes as spread as trained.
     for detector in (model.student, model.teacher):
         for name, weight in detector.roi_head.bbox_head.named_parameters():
             if name.endswith('fc_cls.weight') or name.endswith('fc_reg.weight'):
@@ -359,5 +361,49 @@ def test_a_student_that_multiplies_the_batch_is_refused_with_both_numbers():
     cfg.roi_head.bbox_roi_extractor.update(out_channels=1024)
     cfg.roi_head.bbox_head.update(in_channels=2048)
     model = build((cfg, 0), ('faster', 0))
-    with pytest.raises(RuntimeError, match='scores RoIs of 6 images for a batch of 2'):
+    with pytest.raises(RuntimeError, match='RoIs of 6 images for a batch of 2'):
         step(model, two_images())
+
+
+def test_levels_of_another_stride_are_refused_with_both():
+    cfg = narrow_two_stage('faster')
+    cfg.roi_head.bbox_roi_extractor.featmap_strides = [8, 16, 32, 64]
+    message = r'featmap_strides=\[8, 16, 32, 64\], .* strides \[4, 8, 16, 32\]'
+    with pytest.raises(ValueError, match='architecture.roi_head.*' + message):
+        check_roi_head('architecture', ROOT_MODELS.build(cfg))
+
+
+def test_other_columns_than_the_classes_are_refused_with_both():
+    model = ROOT_MODELS.build(narrow_two_stage('faster'))
+    model.roi_head.bbox_head.fc_cls = nn.Linear(32, 5)
+    with pytest.raises(
+        ValueError, match=r'of \(1, 5\) for one RoI, expected \(1, 11\)'
+    ):
+        check_roi_head('teacher', model)
+
+
+def test_rois_of_another_size_are_refused_with_both():
+    cfg = narrow_two_stage('faster')
+    cfg.roi_head.bbox_roi_extractor.roi_layer.output_size = 14
+    message = r'output_size=\(14, 14\) .* roi_feat_size=\(7, 7\) .* Set output_size to'
+    with pytest.raises(ValueError, match=message):
+        check_roi_head('architecture', ROOT_MODELS.build(cfg))
+
+
+@pytest.mark.parametrize('sound', [True, False])
+def test_the_probe_changes_nothing_also_where_it_refuses(sound):
+    cfg = narrow_two_stage('faster')
+    cfg.backbone.norm_eval = False
+    if not sound:
+        cfg.roi_head.bbox_roi_extractor.roi_layer.output_size = 14
+    model = ROOT_MODELS.build(cfg).train()
+    before = copy.deepcopy(model.state_dict())
+    with nullcontext() if sound else pytest.raises(ValueError):
+        line = check_roi_head('teacher', model)
+        assert (
+            line
+            == 'teacher: RoIs from levels of strides [4, 8, 16, 32], 11 logits each'
+        )
+    assert model.training and model.backbone.bn1.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name

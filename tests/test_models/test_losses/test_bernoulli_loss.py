@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -186,3 +188,39 @@ def test_a_negative_or_infinite_confidence_is_refused(confidence):
 def test_an_instance_temperature_is_refused_by_name():
     with pytest.raises(ValueError, match='temperature is an InstanceTemperature'):
         BernoulliCTKDLoss(InstanceTemperature(80))
+
+
+def test_the_function_alone_gives_the_teacher_no_gradient():
+    preds_S, preds_T = (z.requires_grad_() for z in logits().unbind())
+    loss = bernoulli_kl_div(preds_S, preds_T, taus((1,)))
+    grads = torch.autograd.grad(loss, (preds_S, preds_T), allow_unused=True)
+    assert grads[0].abs().max() > 0 and grads[1] is None
+
+
+def on_one_of_two(rank: int, folder: Path) -> None:
+    """The gradient of a share of the places, as DDP averages it over two processes."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+    )
+    preds_S, preds_T = (z.tensor_split([1])[rank] for z in logits())
+    preds_S.requires_grad_()
+    temperature = GlobalTemperature(tau_start=2.0).double()
+    BernoulliCTKDLoss(temperature, confidence=2.0)(preds_S, preds_T).backward()
+    torch.distributed.all_reduce(temperature.raw_tau.grad)
+    grads = preds_S.grad / 2, temperature.raw_tau.grad / 2
+    torch.save(grads, folder / f'{rank}.pth')
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.process
+def test_two_processes_of_unequal_shares_give_the_gradient_of_all_places(tmp_path):
+    torch.multiprocessing.spawn(on_one_of_two, (tmp_path,), nprocs=2)
+    shares = [torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1)]
+    preds_S, preds_T = logits()
+    temperature = GlobalTemperature(tau_start=2.0).double()
+    loss = BernoulliCTKDLoss(temperature, confidence=2.0)
+    loss(preds_S.requires_grad_(), preds_T).backward()
+    found = torch.cat([grad for grad, _ in shares])
+    torch.testing.assert_close(found, preds_S.grad, rtol=1e-9, atol=0)
+    for _, grad in shares:
+        torch.testing.assert_close(grad, temperature.raw_tau.grad, rtol=1e-6, atol=0)

@@ -171,25 +171,21 @@ def test_computed_in_float32_inside_autocast():
     assert torch.equal(inside, loss(preds_S.float(), preds_T.float(), LABELS))
 
 
-@pytest.mark.parametrize('label', [-1, 5])
-def test_a_label_outside_the_columns_is_named(label):
-    labels = LABELS.clone()
-    labels[2] = label
-    with pytest.raises(ValueError, match=rf'labels must lie in \[0, 5\), got {label}:'):
-        dkd_kl_div(*logits(), labels, some_tau((1,)))
-
-
 @pytest.mark.parametrize(
-    'labels, found',
+    'labels',
     [
-        (LABELS[:5], r'torch.int64 of \(5,\)'),
-        (LABELS[:, None], r'torch.int64 of \(6, 1\)'),
-        (LABELS.float(), r'torch.float32 of \(6,\)'),
-        (LABELS > 2, r'torch.bool of \(6,\)'),
+        LABELS - 1,
+        LABELS + 1,
+        LABELS[:5],
+        LABELS.repeat(2),
+        LABELS[:, None],
+        LABELS.float(),
     ],
+    ids=['negative', 'too large', 'too few', 'too many', 'a column', 'float'],
 )
-def test_labels_that_are_no_class_indices_are_refused(labels, found):
-    with pytest.raises(ValueError, match=rf'labels must be class .* got {found}'):
+def test_labels_that_are_no_class_indices_never_pass(labels):
+    assert {0, 4} <= set(LABELS.tolist())
+    with pytest.raises(RuntimeError):  # PyTorch's
         dkd_kl_div(*logits(), labels, some_tau((1,)))
 
 

@@ -174,3 +174,20 @@ def test_python_use_outside_configs_follows_the_reversal():
         optimizer.step()
     fixed = CTKDLoss(GlobalTemperature())
     assert fixed(student, preds_T) < start
+
+
+def test_the_function_alone_gives_the_teacher_no_gradient():
+    preds_S, preds_T = (z.requires_grad_() for z in logits().unbind())
+    tau = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    grads = torch.autograd.grad(
+        kd_kl_div(preds_S, preds_T, tau), (preds_S, preds_T, tau), allow_unused=True
+    )
+    assert grads[1] is None
+    assert grads[0].abs().max() > 0 and grads[2].abs() > 0
+
+
+def test_one_roi_counts_in_full():
+    preds_S, preds_T = logits(rows=1)
+    tau = torch.full((1,), 2.0, dtype=torch.float64)
+    want = reference(preds_S.numpy(), preds_T.numpy(), tau.numpy())
+    assert kd_kl_div(preds_S, preds_T, tau).item() == pytest.approx(want, rel=1e-12)

@@ -5,10 +5,11 @@ import hashlib
 
 import pytest
 import torch
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.runner import Runner
 
-from ctkd_mm.models.teachers.load import load_teacher
-from ctkd_mm.registry import MODELS
+from ctkd_mm.models.teachers.load import adopt_teacher, load_teacher, teacher_of
 from ctkd_mm.utils.weights import weights_sha256
 
 
@@ -99,36 +100,106 @@ def test_the_hash_takes_every_type():
     assert weights_sha256(model) != before
 
 
-def test_distillation_without_init_weights_is_refused(ctkd_cfg, batch):
-    model = MODELS.build(copy.deepcopy(ctkd_cfg))
-    data = model.data_preprocessor(batch, True)
-    with pytest.raises(RuntimeError, match='no weights: call init_weights'):
-        model(**data, mode='loss')
+@pytest.mark.parametrize(
+    ('content', 'found'),
+    [
+        ([torch.zeros(1)], "found <class 'list'>"),
+        (dict(state_dict=[torch.zeros(1)], meta={}), 'found state_dict, meta'),
+        (dict(state_dict={}), 'found state_dict'),
+        (dict(epoch=3, lr=0.1), 'found epoch, lr'),
+    ],
+    ids=['list', 'list inside', 'empty', 'numbers'],
+)
+def test_a_file_without_weights_is_refused_with_what_is_in_it(
+    teacher, tmp_path, content, found
+):
+    with pytest.raises(ValueError, match=f'holds no weights: .*{found}'):
+        load_teacher(teacher, save(content, tmp_path))
 
 
-def test_a_teacher_without_a_checkpoint_is_refused(ctkd_cfg):
-    del ctkd_cfg['teacher_ckpt']
-    with pytest.raises(ValueError, match=r'teacher_ckpt is None: .* random'):
-        MODELS.build(ctkd_cfg).init_weights()
+def test_weights_beside_numbers_are_weights(teacher, saved, tmp_path):
+    assert load_teacher(teacher, save({**saved, 'epoch': 3}, tmp_path)) == saved['meta']
 
 
-def test_evaluation_does_not_read_the_teachers_file(ctkd_cfg, batch):
-    ctkd_cfg['teacher_ckpt'] = 'nowhere.pth'
-    model = MODELS.build(ctkd_cfg).eval()
-    assert len(model.test_step(batch)) == 2
+def in_mmrazors_algorithm(student: dict, teacher: dict) -> dict:
+    """Config of a pair in MMRazor's own algorithm, with the RPN's logits."""
+    recorders = dict(rpn=dict(type='mmrazor.ModuleOutputs', source='rpn_head.rpn_cls'))
+    distiller = dict(
+        type='mmrazor.ConfigurableDistiller',
+        student_recorders=recorders,
+        teacher_recorders=recorders,
+        distill_losses=dict(loss_rpn=dict(type='mmrazor.L2Loss')),
+        loss_forward_mappings=dict(
+            loss_rpn=dict(
+                s_feature=dict(recorder='rpn', from_student=True),
+                t_feature=dict(recorder='rpn', from_student=False),
+            )
+        ),
+    )
+    pair = dict(architecture=student, teacher=teacher, distiller=distiller)
+    return dict(type='mmrazor.SingleTeacherDistill', **pair)
 
 
-def test_no_module_tree_carries_the_teacher(ctkd_cfg):
-    model = MODELS.build(ctkd_cfg)
-    model.init_weights()
-    ours = {id(p) for p in model.parameters()}
-    assert not any(id(p) in ours for p in model.teacher.parameters())
-    assert not any('teacher' in name for name in model.state_dict())
-    assert copy.deepcopy(model).teacher is model.teacher  # as an EMA copy
+@pytest.fixture
+def mmrazors(student_cfg, teacher_cfg) -> BaseModel:
+    """MMRazor's own algorithm, built without a file."""
+    return ROOT_MODELS.build(in_mmrazors_algorithm(student_cfg, teacher_cfg))
 
 
-def test_the_teacher_moves_with_the_model_and_not_with_its_copies(ctkd_cfg):
-    model = MODELS.build(ctkd_cfg).double()
-    assert all(p.dtype == torch.float64 for p in model.teacher.parameters())
-    copy.deepcopy(model).float()
-    assert all(p.dtype == torch.float64 for p in model.teacher.parameters())
+def test_mmrazors_teacher_is_loaded_and_noted(mmrazors, saved, narrow_teacher_ckpt):
+    adopt_teacher(mmrazors, str(narrow_teacher_ckpt))
+    for name, value in mmrazors.teacher.state_dict().items():
+        assert torch.equal(value, saved['state_dict'][name]), name
+    assert mmrazors.teacher_ckpt == str(narrow_teacher_ckpt)
+    assert mmrazors.teacher_meta == saved['meta']
+    assert mmrazors.teacher_sha256 == weights_sha256(mmrazors.teacher)
+
+
+def test_mmrazors_teacher_in_part_is_refused(mmrazors, saved, tmp_path):
+    del saved['state_dict']['rpn_head.rpn_cls.bias']
+    with pytest.raises(ValueError, match='1 missing: rpn_head.rpn_cls.bias'):
+        adopt_teacher(mmrazors, save(saved, tmp_path))
+
+
+def test_mmrazors_teacher_of_other_pixels_is_refused(mmrazors, narrow_teacher_ckpt):
+    mmrazors.teacher.data_preprocessor.std += 1
+    with pytest.raises(ValueError, match='shows the teacher the pixels of the student'):
+        adopt_teacher(mmrazors, str(narrow_teacher_ckpt))
+
+
+def test_mmrazors_teacher_without_a_file_is_refused(mmrazors):
+    with pytest.raises(ValueError, match='teacher_ckpt is None: .* would be random'):
+        adopt_teacher(mmrazors, None)
+
+
+def test_a_teacher_that_learns_is_none_of_ours(mmrazors):
+    assert teacher_of(mmrazors) is mmrazors.teacher
+    mmrazors.teacher_trainable = True
+    assert teacher_of(mmrazors) is None
+
+
+def test_a_detector_alone_has_no_teacher(teacher):
+    assert teacher_of(teacher) is None
+
+
+@pytest.mark.start
+def test_the_hash_of_mmrazors_teacher_is_noted_and_compared_on_a_resume(
+    demo_cfg, student_cfg, teacher_cfg, narrow_teacher_ckpt, saved, tmp_path
+):
+    cfg = demo_cfg
+    cfg.model = in_mmrazors_algorithm(student_cfg, teacher_cfg)
+    cfg.model.teacher_ckpt = str(narrow_teacher_ckpt)
+    cfg.custom_hooks = []
+    cfg.paramwise_cfg = cfg.optim_wrapper.paramwise_cfg = None
+    cfg.train_cfg.max_epochs = 1
+    runner = Runner.from_cfg(copy.deepcopy(cfg))
+    runner.train()
+    epoch = f'{cfg.work_dir}/epoch_1.pth'
+    meta = torch.load(epoch, weights_only=False)['meta']
+    assert meta['teacher']['sha256'] == weights_sha256(runner.model.teacher)
+
+    saved['state_dict']['rpn_head.rpn_cls.bias'] += 1
+    cfg.model.teacher_ckpt = save(saved, tmp_path)
+    cfg.update(load_from=epoch, resume=True)
+    with pytest.raises(ValueError, match='trained with the teacher'):
+        Runner.from_cfg(cfg).train()

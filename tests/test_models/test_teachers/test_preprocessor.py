@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS as ROOT_MODELS
 
-from ctkd_mm.models.teachers.preprocessor import PairDataPreprocessor
+from ctkd_mm.models.teachers.preprocessor import PairDataPreprocessor, pixels_of
 from ctkd_mm.registry import MODELS
 
 CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1, 1, 1], bgr_to_rgb=False)
@@ -129,10 +130,9 @@ class Halving(DetDataPreprocessor):
 def test_a_teacher_that_sees_another_size_is_refused_with_both(batch):
     plain = dict(mean=[0.0] * 3, std=[1.0] * 3, pad_size_divisor=32)
     pair = PairDataPreprocessor(DetDataPreprocessor(**plain), Halving(**plain))
-    with pytest.raises(
-        ValueError,
-        match=r'\(48, 48\), expected \(96, 96\); the student sees \(96, 96\)',
-    ):
+    # Of 70 and 90 pixels, padded to the next multiple of 32.
+    batch['inputs'] = [image[:, :70, :90] for image in batch['inputs']]
+    with pytest.raises(ValueError, match=r'\(48, 48\), expected \(96, 96\)'):
         pair(batch, True)
 
 
@@ -142,3 +142,16 @@ def test_feature_losses_want_equal_padding(ctkd_cfg):
     ctkd_cfg['teacher']['data_preprocessor']['pad_size_divisor'] = 64
     with pytest.raises(ValueError, match='32 in architecture and 64 in teacher'):
         build(ctkd_cfg)
+
+
+def test_the_pixels_of_classifiers_are_compared_too():
+    class Classifiers(BaseDataPreprocessor):  # as mmpretrain's, no ImgDataPreprocessor
+        def __init__(self, mean, to_rgb=False):
+            super().__init__()
+            self.register_buffer('mean', torch.tensor(mean).view(-1, 1, 1))
+            self.to_rgb = to_rgb
+
+    one = Classifiers([1.0, 2, 3])
+    assert pixels_of(one) == pixels_of(Classifiers([1.0, 2, 3]))
+    assert pixels_of(one) != pixels_of(Classifiers([1.0, 2, 4]))
+    assert pixels_of(one) != pixels_of(Classifiers([1.0, 2, 3], to_rgb=True))

@@ -21,7 +21,7 @@ from ctkd_mm.models.temperatures.scheduled import set_progress
 from ctkd_mm.registry import MODELS
 
 METHODS = Path(__file__).parents[3] / 'configs' / '_base_' / 'methods'
-POLICIES = [
+KINDS = [
     ConstantTemperature,
     TeacherTemperature,
     SpreadTemperature,
@@ -71,14 +71,14 @@ def ttm(z_S, z_T, tau):
     return tau * kl(z_S, z_T / tau).mean()
 
 
-@pytest.mark.parametrize('kind', POLICIES)
+@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('value', [0, -1, float('nan'), float('inf')])
 def test_the_number_must_be_positive_and_finite(kind, value):
     with pytest.raises(ValueError, match=f'(tau|scale) must be > 0 .* got {value}'):
         kind(value)
 
 
-@pytest.mark.parametrize('kind', POLICIES)
+@pytest.mark.parametrize('kind', KINDS)
 def test_nothing_is_learned_or_saved_and_tau_is_kept_for_logging(kind):
     temperature = kind(2)
     assert not list(temperature.parameters())
@@ -90,7 +90,7 @@ def test_nothing_is_learned_or_saved_and_tau_is_kept_for_logging(kind):
     assert not temperature.tau.requires_grad
 
 
-@pytest.mark.parametrize('kind', POLICIES)
+@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('rows', [0, 1, 2, 6])
 def test_tau_takes_the_logits_dtype_and_device_at_any_number_of_rows(kind, rows):
     preds_S, preds_T = logits(rows)
@@ -150,7 +150,7 @@ def test_value_and_gradient_are_the_published_ones(kind, published):
     torch.testing.assert_close(got_grad, want_grad, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize('kind', POLICIES)
+@pytest.mark.parametrize('kind', KINDS)
 def test_the_students_gradient_matches_finite_differences(kind):
     preds_S, preds_T = logits(rows=3)
     loss = CTKDLoss(kind(2))
@@ -221,7 +221,7 @@ def test_a_method_config_trains_the_demo_pair_by_its_formula(name, ctkd_cfg, bat
         assert groups[id(learned[0])]['lr'] == pytest.approx(0.1)
 
 
-def test_every_policys_config_is_tried():
+def test_every_method_config_with_one_is_tried():
     texts = {path.stem: path.read_text() for path in METHODS.glob('*.py')}
     ours = ('zscore', 'ZScore', 'NormKD', 'Linear', 'Cosine', 'Sharpness', 'TeacherT')
     named = {stem for stem, text in texts.items() if any(o in text for o in ours)}

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers.logit_run import Distilled, make_runner
+from torch import nn
 
 from ctkd_mm import GlobalTemperature
 from ctkd_mm.analysis.run_log import read_scalars
@@ -30,6 +31,7 @@ def taus(model):
     return torch.cat(model.seen).tolist()
 
 
+@pytest.mark.start
 @pytest.mark.parametrize('kind', SHARES)
 def test_tau_follows_epochs_and_is_logged(kind, tmp_path):
     model = Distilled(kind(4, 1))
@@ -40,6 +42,7 @@ def test_tau_follows_epochs_and_is_logged(kind, tmp_path):
     assert [line['tau'] for line in lines] == pytest.approx(want[1::2])
 
 
+@pytest.mark.start
 def test_tau_follows_iterations_and_waits_for_the_begin(tmp_path):
     model = Distilled(LinearTemperature(1, 5))
     loop = dict(by_epoch=False, max_iters=9)
@@ -48,6 +51,7 @@ def test_tau_follows_iterations_and_waits_for_the_begin(tmp_path):
     assert taus(model) == [1, 1, 1, 2, 3, 4, 5, 5, 5]
 
 
+@pytest.mark.start
 def test_a_resumed_run_goes_on_where_it_stopped(tmp_path):
     straight = Distilled(CosineTemperature(4, 1))
     make_runner(tmp_path / 'a', straight, hook_cfg(end=4)).train()
@@ -65,6 +69,15 @@ def test_nothing_is_learned_or_saved(kind):
     assert not temperature.state_dict()
 
 
+@pytest.mark.parametrize('kind', SHARES)
+def test_tau_goes_from_begin_to_end_along_the_ramp(kind):
+    temperature, found = kind(4, 1), []
+    for share in (0, 1 / 3, 2 / 3, 1):
+        assert set_progress(nn.Sequential(temperature), share) == 1
+        found.append(temperature(LOGITS, LOGITS).item())
+    assert found == pytest.approx([4] + [4 - 3 * share for share in SHARES[kind][:3]])
+
+
 def test_tau_takes_the_logits_dtype_and_device():
     temperature = LinearTemperature(4, 1)
     assert set_progress(temperature, 0.5) == 1
@@ -79,6 +92,7 @@ def test_without_its_hook_the_loss_says_so():
         LinearTemperature(4, 1)(LOGITS, LOGITS)
 
 
+@pytest.mark.start
 def test_a_model_without_a_schedule_is_refused_before_training(tmp_path):
     model = Distilled(GlobalTemperature())
     with pytest.raises(RuntimeError, match='no scheduled .*LinearTemperature'):
@@ -86,6 +100,7 @@ def test_a_model_without_a_schedule_is_refused_before_training(tmp_path):
     assert not model.seen
 
 
+@pytest.mark.start
 def test_epochs_without_an_epoch_based_loop_are_refused(tmp_path):
     model = Distilled(LinearTemperature(4, 1))
     loop = dict(by_epoch=False, max_iters=9)
