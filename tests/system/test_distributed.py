@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 import re
 from pathlib import Path
 
@@ -229,24 +228,26 @@ def narrow(detector: dict) -> dict:
     if 'roi_head' in detector:
         detector.roi_head.bbox_head.fc_out_channels = 32
         detector.train_cfg.rcnn.sampler.num = 32
+    else:
+        detector.bbox_head.stacked_convs = 1
     return detector
 
 
 def test_no_shipped_config_searches_for_unused_parameters():
-    assert len(SHIPPED) > 20
-    for path in SHIPPED:
-        assert not Config.fromfile(path).get('find_unused_parameters'), path
+    for path in (ROOT / 'configs').rglob('*.py'):
+        assert 'find_unused_parameters' not in path.read_text(), path
 
 
 @pytest.mark.parametrize('path', STUDENTS, ids=lambda path: path.stem)
 def test_no_shipped_config_leaves_a_parameter_without_a_gradient(path, batch):
     cfg = Config.fromfile(path)
+    assert not cfg.get('find_unused_parameters')
     cfg.model.architecture = narrow(cfg.model.architecture)
     # Any teacher will do: no gradient of the student depends on which one it is.
     cfg.model.teacher = build_detector(copy.deepcopy(cfg.model.architecture))
     model = MODELS.build(cfg.model).train()
     batches = part_of(batch, 0), without_objects(part_of(batch, 1))
-    for images, lambda_ in itertools.product(batches, (0.0, 1.0)):
+    for images, lambda_ in zip(batches, (0.0, 1.0)):
         model.zero_grad()
         set_lambda(model, lambda_)
         losses_of(model, images).backward()
