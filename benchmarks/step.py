@@ -34,7 +34,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ from mmengine.utils import track_iter_progress
 from pairs import batch, config, plain_teacher
 from peers import mmrazor_config
 from step_tables import tables
-from timing import interleaved, parser, report
+from timing import interleaved, parser, report, resident
 
 from ctkd_mm.engine.optim.amp_wrapper import AmpOptimWrapper, CPUAmpOptimWrapper
 from ctkd_mm.models.algorithms.roi_logit_distill import RoILogitDistill
@@ -189,12 +188,6 @@ def peak_memory(side: str, args: argparse.Namespace) -> None:
         weights = sum(value.nbytes for value in model.teacher.state_dict().values())
         found.update(teacher=weights / 2**20, level=level.nbytes / 2**20)
     print(json.dumps(found))
-
-
-def resident(key: str) -> float:
-    """Return the MiB of this process now (VmRSS) or at most so far (VmHWM); Linux."""
-    status = Path('/proc/self/status').read_text()
-    return int(status.split(f'{key}:')[1].split()[0]) / 1024
 
 
 def memory(args: argparse.Namespace) -> dict[str, dict[str, float]]:

@@ -106,6 +106,12 @@ def report(
     print(f'figures: {path}\n')
 
 
+def resident(key: str) -> float:
+    """Return the MiB of this process now (VmRSS) or at most so far (VmHWM); Linux."""
+    status = Path('/proc/self/status').read_text()
+    return int(status.split(f'{key}:')[1].split()[0]) / 1024
+
+
 def environment() -> dict[str, object]:
     """What the figures depend on beside the code."""
     return dict(

@@ -1,14 +1,11 @@
-"""The tiers of the tests, and small real detectors and data that they share."""
+"""Small real detectors and data, which the tests share."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import os
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,59 +17,19 @@ import cv2
 import mmengine.config.utils
 import pytest
 import torch
+from helpers.tiers import _tier, pytest_collection_modifyitems  # noqa: F401
 from mmengine.config import Config, DictAction
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import save_checkpoint
 
 import ctkd_mm  # noqa: F401  before any test imports mmrazor
 
 ROOT = Path(__file__).parents[1]
-TIERS = ('process', 'start', 'unit')  # the longest tests first
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
 # MMEngine reads a hundred YAML files for each `mmdet::` config: 0.2 s, the same ones.
 mmengine.config.utils.load = functools.lru_cache(None)(mmengine.config.utils.load)
-
-
-def tier(item: pytest.Item) -> str:
-    """The tier that a test is marked with, ``unit`` without a mark."""
-    return next(filter(item.get_closest_marker, TIERS), 'unit')
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tier ``unit``, and put modules with long tests before the others.
-
-    A worker of pytest-xdist takes a module at a time, in this order: the short ones
-    come last, so both workers end at about the same time.
-    """
-    first: dict[Path, int] = {}
-    for item in items:
-        item.add_marker(tier(item))
-        place = TIERS.index(tier(item))
-        first[item.path] = min(place, first.get(item.path, place))
-    items.sort(key=lambda item: first[item.path])
-
-
-@pytest.fixture(autouse=True)
-def _tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hold a test to its tier, so that the marks stay true."""
-    if request.node.get_closest_marker('process'):
-        return
-    is_unit = request.node.get_closest_marker('unit') is not None
-    popen, build = subprocess.Popen.__init__, Runner.__init__
-
-    def start_process(self: Any, args: Any, *others: Any, **more: Any) -> None:
-        # A Runner asks a compiler and git for their versions.
-        assert not is_unit and sys.executable not in args, 'mark this test process'
-        popen(self, args, *others, **more)
-
-    def start_runner(self: Any, *args: Any, **more: Any) -> None:
-        assert not is_unit, 'mark this test start'
-        build(self, *args, **more)
-
-    monkeypatch.setattr(subprocess.Popen, '__init__', start_process)
-    monkeypatch.setattr(Runner, '__init__', start_runner)
 
 
 @pytest.fixture(autouse=True)
@@ -118,9 +75,6 @@ def teacher_cfg(_narrow_teacher: dict) -> dict:
 
 def save_detector(cfg: dict, path: Path) -> Path:
     """Save an untrained detector as a training on the digits would."""
-    from mmengine.registry import MODELS
-    from mmengine.runner import save_checkpoint
-
     torch.manual_seed(1)
     model = MODELS.build(copy.deepcopy(cfg))
     model.init_weights()
@@ -259,15 +213,6 @@ def demo_cfg(
     # MMEngine keeps one visualizer a name for the whole process.
     cfg.visualizer.name = str(tmp_path)
     return cfg
-
-
-@pytest.fixture
-def pinned_matplotlib(root: Path) -> None:
-    """Skip where pictures would have other bytes than those in the repository."""
-    matplotlib = pytest.importorskip('matplotlib')
-    pin = re.search(r'matplotlib==(\S+)', (root / 'Makefile').read_text()).group(1)
-    if matplotlib.__version__ != pin:
-        pytest.skip(f'the bytes are those of matplotlib {pin}')
 
 
 @pytest.fixture

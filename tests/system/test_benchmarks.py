@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-
-
-@pytest.fixture
-def bench(root, monkeypatch, tmp_path):
-    """Run a benchmark with other constants; return its module and its JSON."""
-    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
-    monkeypatch.chdir(root)
-
-    def run(name, *options, **constants):
-        module = importlib.import_module(name)
-        for constant, value in constants.items():
-            monkeypatch.setattr(module, constant, value)
-        arguments = [f'{name}.py', '--out', str(tmp_path), *options]
-        monkeypatch.setattr(sys, 'argv', arguments)
-        module.main()
-        (path,) = tmp_path.glob(f'{name}*.json')
-        return module, json.loads(path.read_text())
-
-    return run
 
 
 @pytest.mark.start
@@ -220,40 +199,3 @@ def test_the_ways_of_a_teacher_are_compared_with_the_plain_one(bench, step):
     assert float(layers[1]['error']) < 0.1
     exact, lossy = (float(row['error']) for row in logits)
     assert exact < 1e-5 < lossy < 0.1
-
-
-@pytest.mark.start
-def test_the_profile_of_an_epoch_names_what_is_ours(bench):
-    _, figures = bench('profile_epoch', '--short', SHORT=2, BATCH_SIZE=2)
-    parts, (goal,) = figures['tables'].values()
-    assert sum(float(row['share'][:-1]) for row in parts) == pytest.approx(100, abs=1)
-    ours = {row['part'] for row in parts if row['ours']}
-    assert {'CurriculumHook', 'FiniteHook', 'CTKDLoss'} <= ours
-    assert {'teacher', 'backward', 'validation'} <= {row['part'] for row in parts}
-
-
-@pytest.mark.process
-def test_scale_counts_what_two_processes_exchange(bench, tmp_path, monkeypatch):
-    import photographs
-    import scale
-
-    shipped = photographs.config
-
-    def config(folder):
-        cfg = shipped(folder)
-        student = cfg.model.architecture
-        student.backbone.base_channels = 8
-        student.neck.in_channels = [8, 16, 32, 64]
-        student.roi_head.bbox_head.fc_out_channels = 32
-        cfg.model.teacher = student
-        return cfg
-
-    monkeypatch.setattr(photographs, 'config', config)
-    monkeypatch.setattr(photographs, 'SCALE', (64, 64))
-    monkeypatch.setattr(photographs, 'ROIS', 8)
-    monkeypatch.setattr(scale, 'LOADED', 1)
-    photographs.prepare(tmp_path)
-    found = scale.measure(tmp_path, repeats=1)
-    goals = scale.tables(found)['goals']
-    assert [row['measured'] for row in goals] == ['1.000', '0.000']
-    assert [len(runs) for runs in found['seconds'].values()] == [1] * 5

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
-import re
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from helpers.dense_detectors import narrow_detector
+from helpers.steps import losses_of, part_of, without_objects
 from mmdet.models.task_modules.samplers import RandomSampler
 from mmdet.registry import TASK_UTILS
-from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
@@ -24,14 +22,6 @@ from ctkd_mm.engine.launch import leave_group
 from ctkd_mm.models.teachers.load import build_detector
 from ctkd_mm.registry import MODELS
 
-ROOT = Path(__file__).parents[2]
-SHIPPED = sorted(
-    path
-    for name in ('kd', 'ctkd', 'dkd')
-    for path in (ROOT / 'configs' / name).glob('*.py')
-) + sorted((ROOT / 'configs' / 'demo').glob('*kd*.py'))
-# When narrow, the others' students are those of R101 to R50.
-STUDENTS = [path for path in SHIPPED if not re.search('r101-to-r18|cascade', path.stem)]
 INSTANCE = dict(type='ctkd_mm.InstanceTemperature', num_classes=10)
 
 
@@ -66,23 +56,6 @@ def build(cfg: dict) -> nn.Module:
             if name.endswith(('.fc_cls.weight', '.retina_cls.weight')):
                 weight.data.mul_(100)
     return model.train()
-
-
-def losses_of(model: nn.Module, batch: dict) -> Tensor:
-    inner = getattr(model, 'module', model)
-    data = inner.data_preprocessor(copy.deepcopy(batch), training=True)
-    return inner.parse_losses(model(**data, mode='loss'))[0]
-
-
-def part_of(batch: dict, i: int) -> dict:
-    return {key: value[i : i + 1] for key, value in batch.items()}
-
-
-def without_objects(batch: dict) -> dict:
-    batch = copy.deepcopy(batch)
-    for sample in batch['data_samples']:
-        sample.gt_instances = sample.gt_instances[:0]
-    return batch
 
 
 def gradients(rank: int, cfg: dict, batch: dict) -> dict[str, Tensor]:
@@ -219,37 +192,3 @@ def test_ranks_stay_equal_in_every_method_also_without_objects(methods, ranks, n
         assert torch.equal(value, second[key]), key
     moved = [key for key, value in first.items() if not torch.equal(value, start[key])]
     assert len(moved) == sum(p.requires_grad for p in start.values())
-
-
-def narrow(detector: dict) -> dict:
-    """The detector with an eighth of R18's channels and few RoIs; frozen as it was."""
-    if detector.backbone.type == 'ResNet':
-        detector.backbone.update(depth=18, base_channels=8)
-        detector.neck.in_channels = [8, 16, 32, 64]
-    if 'roi_head' in detector:
-        detector.roi_head.bbox_head.fc_out_channels = 32
-        detector.train_cfg.rcnn.sampler.num = 32
-    return detector
-
-
-def test_no_shipped_config_searches_for_unused_parameters():
-    assert len(SHIPPED) > 20
-    for path in SHIPPED:
-        assert not Config.fromfile(path).get('find_unused_parameters'), path
-
-
-@pytest.mark.parametrize('path', STUDENTS, ids=lambda path: path.stem)
-def test_no_shipped_config_leaves_a_parameter_without_a_gradient(path, batch):
-    cfg = Config.fromfile(path)
-    cfg.model.architecture = narrow(cfg.model.architecture)
-    # Any teacher will do: no gradient of the student depends on which one it is.
-    cfg.model.teacher = build_detector(copy.deepcopy(cfg.model.architecture))
-    model = MODELS.build(cfg.model).train()
-    batches = part_of(batch, 0), without_objects(part_of(batch, 1))
-    for images, lambda_ in itertools.product(batches, (0.0, 1.0)):
-        model.zero_grad()
-        set_lambda(model, lambda_)
-        losses_of(model, images).backward()
-        trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        assert len(trainable) > 50
-        assert [name for name, p in trainable if p.grad is None] == []

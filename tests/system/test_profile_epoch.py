@@ -41,3 +41,13 @@ def test_each_part_has_its_own_time_alone(clock):
     assert owner.outer() == 7
     assert list(clock.seconds.values()) == [8, 5, 2]
     assert clock.seconds['inside'] == 2 and clock.seconds['outside'] == 5
+
+
+@pytest.mark.start
+def test_the_profile_of_an_epoch_names_what_is_ours(bench):
+    _, figures = bench('profile_epoch', '--short', SHORT=2, BATCH_SIZE=2)
+    parts, (goal,) = figures['tables'].values()
+    assert sum(float(row['share'][:-1]) for row in parts) == pytest.approx(100, abs=1)
+    ours = {row['part'] for row in parts if row['ours']}
+    assert {'CurriculumHook', 'FiniteHook', 'CTKDLoss'} <= ours
+    assert {'teacher', 'backward', 'validation'} <= {row['part'] for row in parts}

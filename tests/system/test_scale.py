@@ -112,3 +112,30 @@ def test_a_ring_sends_every_byte_twice_but_for_ones_own_share(root, monkeypatch)
         turns = [12 / gpus for _ in range(gpus - 1)]
         assert table.all_reduce(12, gpus) == pytest.approx(2 * sum(turns))
     assert table.iterations(8, 2) == 7330  # as MMDetection's logs of 8x2 have it
+
+
+@pytest.mark.process
+def test_scale_counts_what_two_processes_exchange(bench, tmp_path, monkeypatch):
+    import photographs
+    import scale
+
+    shipped = photographs.config
+
+    def config(folder):
+        cfg = shipped(folder)
+        student = cfg.model.architecture
+        student.backbone.base_channels = 8
+        student.neck.in_channels = [8, 16, 32, 64]
+        student.roi_head.bbox_head.fc_out_channels = 32
+        cfg.model.teacher = student
+        return cfg
+
+    monkeypatch.setattr(photographs, 'config', config)
+    monkeypatch.setattr(photographs, 'SCALE', (64, 64))
+    monkeypatch.setattr(photographs, 'ROIS', 8)
+    monkeypatch.setattr(scale, 'LOADED', 1)
+    photographs.prepare(tmp_path)
+    found = scale.measure(tmp_path, repeats=1)
+    goals = scale.tables(found)['goals']
+    assert [row['measured'] for row in goals] == ['1.000', '0.000']
+    assert [len(runs) for runs in found['seconds'].values()] == [1] * 5
