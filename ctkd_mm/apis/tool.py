@@ -96,7 +96,7 @@ def _reason(error: Exception, cfg: Config | None) -> str:
 def run_mmdet_tool(name: str, argv: Sequence[str] | None) -> None:
     """Run a tool of MMDetection in this process, adapted to the host.
 
-    Before its traceback an error is explained by the keys of the config.
+    An error's traceback names the keys of the config that it is about.
 
     Args:
         name: ``'train.py'`` or ``'test.py'``.
@@ -121,6 +121,8 @@ def run_mmdet_tool(name: str, argv: Sequence[str] | None) -> None:
     except Exception as error:
         with suppress(Exception):  # the config itself may be what is wrong
             reason = _reason(error, _read_config(args.config, args.cfg_options))
-            if reason != str(error):
+            if reason != str(error) and hasattr(error, 'add_note'):
+                error.add_note(reason)  # the traceback ends with it, from Python 3.11
+            elif reason != str(error):
                 print(reason, file=sys.stderr)
         raise

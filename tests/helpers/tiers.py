@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -40,11 +41,14 @@ def _tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     is_unit = request.node.get_closest_marker('unit') is not None
     popen, build = subprocess.Popen.__init__, Runner.__init__
 
+    @functools.wraps(popen)
     def start_process(self: Any, args: Any, *others: Any, **more: Any) -> None:
         # A Runner asks a compiler and git for their versions.
         assert not is_unit and sys.executable not in args, 'mark this test process'
         popen(self, args, *others, **more)
 
+    # Its signature tells which keys of a config are a Runner's.
+    @functools.wraps(build)
     def start_runner(self: Any, *args: Any, **more: Any) -> None:
         assert not is_unit, 'mark this test start'
         build(self, *args, **more)
