@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 import shutil
 import subprocess
@@ -37,11 +38,13 @@ def _tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     is_unit = request.node.get_closest_marker('unit') is not None
     popen, build = subprocess.Popen.__init__, Runner.__init__
 
+    @functools.wraps(popen)
     def start_process(self: Any, args: Any, *others: Any, **more: Any) -> None:
         # A Runner asks a compiler and git for their versions.
         assert not is_unit and sys.executable not in args, 'mark this test process'
         popen(self, args, *others, **more)
 
+    @functools.wraps(build)
     def start_runner(self: Any, *args: Any, **more: Any) -> None:
         assert not is_unit, 'mark this test start'
         build(self, *args, **more)

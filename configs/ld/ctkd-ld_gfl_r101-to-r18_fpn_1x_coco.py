@@ -12,5 +12,5 @@ model = dict(
 )
 optim_wrapper = dict(
     optimizer=dict(lr=0.01),  # as MMDetection's
-    paramwise_cfg=_base_.paramwise_cfg,
+    paramwise_cfg=_base_.pop('paramwise_cfg'),
 )

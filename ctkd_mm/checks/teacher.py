@@ -1,7 +1,8 @@
-"""Is this the right teacher: its classes, its levels, its mAP."""
+"""The teacher held against the data: its class names, its mAP."""
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -37,26 +38,17 @@ def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) ->
         return 'no class names to compare'
     (first, want), *others = known.items()
     for key, found in others:
-        if found == want:
-            continue
-        i = next(
-            (i for i, (a, b) in enumerate(zip(want, found)) if a != b),
-            min(len(want), len(found)),
-        )
-        raise ValueError(
-            f'class {i} is {_at(want, i)} in {first} ({len(want)} classes) and '
-            f'{_at(found, i)} in {key} ({len(found)} classes): names and order must '
-            "agree, or column i of the two models' logits means two things. Set "
-            'metainfo.classes of the data as the teacher was trained, or take another '
-            'checkpoint'
-        )
+        pairs = enumerate(zip_longest(want, found, fillvalue='absent'))
+        for i, (a, b) in pairs:
+            if a != b:
+                raise ValueError(
+                    f'class {i} is {a!r} in {first} and {b!r} in {key}: columns of '
+                    "the two models' logits would mean different classes. Set "
+                    "metainfo.classes to the teacher's, or take another checkpoint"
+                )
     line = f'{len(want)} classes, the same in {", ".join(known)}'
     unnamed = [key for key in names if key not in known]
     return line + (f'; no names to compare in {", ".join(unnamed)}' if unnamed else '')
-
-
-def _at(names: tuple, i: int) -> str:
-    return repr(names[i]) if i < len(names) else 'absent'
 
 
 def evaluate_teacher(
@@ -73,13 +65,8 @@ def evaluate_teacher(
         Name and value of the evaluator's first mAP.
 
     Raises:
-        ValueError: If the config has no validation, or it gives no mAP.
+        ValueError: If ``val_evaluator`` gives no mAP.
     """
-    if runner.val_loop is None:
-        raise ValueError(
-            'default_hooks.preflight.expect_map needs val_dataloader, val_cfg and '
-            'val_evaluator'
-        )
     dataset = runner.val_dataloader.dataset
     images = min(images, len(dataset))
     loader = runner.build_dataloader(
@@ -97,10 +84,9 @@ def evaluate_teacher(
         for batch in batches:
             evaluator.process(teacher.val_step(batch), batch)
     metrics = evaluator.evaluate(images)
-    for name, value in metrics.items():
-        if name.endswith('mAP'):
-            return name, float(value)
-    raise ValueError(
-        'default_hooks.preflight.expect_map needs a val_evaluator with a metric named '
-        f'*mAP, got {sorted(metrics)}'
-    )
+    name = next((name for name in metrics if name.endswith('mAP')), None)
+    if name is None:
+        raise ValueError(
+            f'expect_map needs a metric named *mAP, val_evaluator gives {sorted(metrics)}'
+        )
+    return name, float(metrics[name])

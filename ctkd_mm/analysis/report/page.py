@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -114,5 +113,7 @@ def _versions() -> dict[str, str]:
     import mmrazor
     import torch
 
-    modules = (sys.modules[__package__], torch, mmengine, mmdet, mmrazor)
+    import ctkd_mm
+
+    modules = ctkd_mm, torch, mmengine, mmdet, mmrazor
     return {module.__name__: module.__version__ for module in modules}
