@@ -7,7 +7,8 @@ _base_ = [
 ]
 model = dict(
     bbox_head=dict(
-        type='ctkd_mm.LearnedLDHead', loss_ld=dict(_delete_=True, **_base_.loss_ld)
+        type='ctkd_mm.LearnedLDHead',
+        loss_ld=dict(_delete_=True, **_base_.pop('loss_ld')),
     )
 )
 optim_wrapper = dict(
