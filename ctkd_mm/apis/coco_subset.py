@@ -8,7 +8,7 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
-from ctkd_mm.checks.annotation_check import check_annotations
+from ctkd_mm.checks.data import check_annotations
 from ctkd_mm.utils.files import write_atomically
 from ctkd_mm.utils.messages import some
 
@@ -90,7 +90,7 @@ def coco_subset(ann_file: str, images: int, out: str, seed: int = 0) -> list[str
 
     Raises:
         ValueError: If ``out`` exists, there are fewer images, or the file is wrong
-            (:func:`ctkd_mm.checks.annotation_check.check_annotations`).
+            (:func:`ctkd_mm.checks.data.check_annotations`).
         OSError: If it cannot be written; there is no half of it then.
     """
     if Path(out).exists():

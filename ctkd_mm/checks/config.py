@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mmengine.runner import Runner
 
 from ctkd_mm.engine.hooks.curriculum_hook import CurriculumHook
 from ctkd_mm.models.temperatures.gradient_reversal import GradientReversal
 
-# What a method's config hands over, and where it belongs.
-HANDED_OVER = dict(
-    loss_kd='model', distiller='model', loss_ld='model', paramwise_cfg='optim_wrapper'
+# Where the settings that a method's config hands over are read.
+READ_AT = dict(
+    loss_kd='model.loss_kd',
+    loss_ld='model.bbox_head.loss_ld',
+    distiller='model.distiller',
+    paramwise_cfg='optim_wrapper.paramwise_cfg',
 )
+# They call the runner's model as if it were the detector.
+DETECTOR_HOOKS = {'SetEpochInfoHook', 'YOLOXModeSwitchHook'}
 
 
 def left_at_the_top(runner: Runner) -> Iterator[str]:
@@ -20,11 +25,28 @@ def left_at_the_top(runner: Runner) -> Iterator[str]:
 
     The shipped configs move them: ``model = dict(loss_kd=_base_.pop('loss_kd'))``.
     """
-    for key in HANDED_OVER.keys() & runner.cfg.keys():
-        section = HANDED_OVER[key]
-        yield (
-            f'{key} at the top level of the config is not read: set {section}.{key}, '
-            f"as with {section} = dict({key}=_base_.pop('{key}'))"
+    for key, place in READ_AT.items():
+        if runner.cfg.get(key):
+            yield (
+                f'{key} at the top level of the config is not read: write {place}, in '
+                f"a config that inherits it {key}=_base_.pop('{key}')"
+            )
+
+
+def check_hook_names(names: Iterable[str]) -> None:
+    """Look for hooks that a distiller cannot have.
+
+    Args:
+        names: Names of the hooks' classes.
+
+    Raises:
+        ValueError: If one of them takes the runner's model for the detector.
+    """
+    for name in sorted(DETECTOR_HOOKS.intersection(names)):
+        raise ValueError(
+            f"custom_hooks has {name}, which takes the runner's model for the "
+            'detector; in a distillation the detector is inside, and the hook would '
+            'fail, if only in the last epochs: drop it from custom_hooks'
         )
 
 

@@ -6,47 +6,20 @@ to no image or category, and evaluates whatever images the evaluator's file has.
 
 from __future__ import annotations
 
+import json
 import os.path as osp
+import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, List
+from typing import Any
 
-import msgspec
-from mmengine.config import Config
 from mmengine.fileio import get
 from mmengine.runner import Runner
 
-from ctkd_mm.utils.config import bare, walk
 from ctkd_mm.utils.messages import nearest, some
 
-
-class Image(msgspec.Struct):
-    """An image of an annotation file."""
-
-    id: Any
-
-
-class Annotation(msgspec.Struct):
-    """An object of an annotation file."""
-
-    id: Any
-    image_id: Any
-    category_id: Any
-
-
-class Category(msgspec.Struct):
-    """A category of an annotation file."""
-
-    id: Any
-    name: Any
-
-
-class Annotations(msgspec.Struct):
-    """What is read of a COCO annotation file; boxes and polygons are skipped."""
-
-    images: List[Image]
-    categories: List[Category]
-    annotations: List[Annotation] = []
+# Polygons are most of a COCO file, and no rule reads them.
+POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"{}]*\]')
 
 
 def wrong_annotations(runner: Runner) -> Iterator[str]:
@@ -56,7 +29,7 @@ def wrong_annotations(runner: Runner) -> Iterator[str]:
         yield from label_faults(key, dataset, file)
 
 
-def label_faults(key: str, dataset: Any, file: Annotations) -> Iterator[str]:
+def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
     """Compare the labels of a ``CocoDataset`` with its file: label i is class i.
 
     Args:
@@ -68,10 +41,17 @@ def label_faults(key: str, dataset: Any, file: Annotations) -> Iterator[str]:
         The first fault, if there is one.
     """
     classes = dataset.metainfo.get('classes') or ()
-    in_file = [category.name for category in file.categories]
+    if isinstance(classes, str):  # left to MMDetection's NumClassCheckHook
+        return
+    names = {category['id']: category['name'] for category in file['categories']}
+    in_file = list(names.values())
     absent = [name for name in classes if name not in in_file]
     if absent and tuple(classes) == tuple(dataset.METAINFO.get('classes') or ()):
-        yield forgotten_metainfo(key, dataset.ann_file, in_file)
+        yield (
+            f'{key}.metainfo is not set, so its classes are not those of '
+            f'{dataset.ann_file}. Write metainfo=dict(classes={tuple(in_file)!r}) in '
+            f'each data set, and num_classes={len(in_file)} in every box head'
+        )
     elif absent:
         yield (
             f'{key}.metainfo.classes has {absent[0]!r}, {dataset.ann_file} does not'
@@ -79,7 +59,6 @@ def label_faults(key: str, dataset: Any, file: Annotations) -> Iterator[str]:
             f'names: {some(map(repr, in_file))}'
         )
     else:
-        names = {category.id: category.name for category in file.categories}
         for want, index in zip(classes, dataset.cat_ids):
             if names[index] != want:
                 yield (
@@ -89,38 +68,7 @@ def label_faults(key: str, dataset: Any, file: Annotations) -> Iterator[str]:
                 return
 
 
-def forgotten_metainfo(key: str, ann_file: str, names: list[str]) -> str:
-    """Say that a data set of one's own has the class names of its type."""
-    return (
-        f'{key}.metainfo is not set, so its classes are not those of {ann_file}. Write '
-        f'metainfo=dict(classes={tuple(names)!r}) in each data set, and '
-        f'num_classes={len(names)} in every box head'
-    )
-
-
-def without_metainfo(cfg: Config) -> Iterator[str]:
-    """Find data sets of a config without class names, for a set that kept no image.
-
-    Args:
-        cfg: A complete config.
-
-    Yields:
-        A sentence for each data set whose file has other names than its type.
-    """
-    from mmdet.registry import DATASETS
-
-    for key, part in walk({k: v for k, v in cfg.items() if k.endswith('_dataloader')}):
-        if not isinstance(part, dict) or not part.get('ann_file'):
-            continue
-        defaults = getattr(DATASETS.get(bare(part.get('type'))), 'METAINFO', {})
-        if not (part.get('metainfo') or {}).get('classes') and defaults:
-            path = osp.join(part.get('data_root') or '', part['ann_file'])
-            names = [c.name for c in read(path, part.get('backend_args')).categories]
-            if not set(names) <= set(defaults['classes']):
-                yield forgotten_metainfo(key, path, names)
-
-
-def id_faults(file: Annotations) -> Iterator[str]:
+def id_faults(file: dict) -> Iterator[str]:
     """Check that ids are unique and references lead somewhere.
 
     Args:
@@ -129,9 +77,9 @@ def id_faults(file: Annotations) -> Iterator[str]:
     Yields:
         A sentence for each kind of fault.
     """
-    unique = dict(images='id', annotations='id', categories='name')
-    for part, field in unique.items():
-        values = Counter(getattr(entry, field) for entry in getattr(file, part))
+    unique = [('images', 'id'), ('categories', 'id'), ('categories', 'name')]
+    for part, field in unique:
+        values = Counter(entry[field] for entry in file[part])
         repeated = [repr(value) for value, count in values.items() if count > 1]
         if repeated:
             yield (
@@ -139,13 +87,12 @@ def id_faults(file: Annotations) -> Iterator[str]:
                 'other: make it unique'
             )
     for field, part in (('image_id', 'images'), ('category_id', 'categories')):
-        known = {entry.id for entry in getattr(file, part)}
-        lost = [a for a in file.annotations if getattr(a, field) not in known]
+        known = {entry['id'] for entry in file[part]}
+        lost = [a[field] for a in file['annotations'] if a[field] not in known]
         if lost:
             yield (
                 f'{len(lost)} annotations have a {field} that is not in "{part}", '
-                f'{getattr(lost[0], field)!r} for example, and would be dropped: '
-                'correct them'
+                f'{lost[0]!r} for example, and would be dropped: correct them'
             )
 
 
@@ -159,6 +106,8 @@ def other_images(runner: Runner, split: str = 'val') -> Iterator[str]:
     Yields:
         A sentence for each metric of COCO's with another file.
     """
+    from mmdet.evaluation import CocoMetric
+
     loop = getattr(runner, f'{split}_loop')
     dataset = loop and loop.dataloader.dataset
     if not hasattr(dataset, 'get_data_info'):
@@ -168,8 +117,8 @@ def other_images(runner: Runner, split: str = 'val') -> Iterator[str]:
         (info.get('img_id'), osp.basename(info.get('img_path') or '')) for info in infos
     }
     for metric in loop.evaluator.metrics:
-        coco = getattr(metric, '_coco_api', None)
-        if coco is None or getattr(metric, 'format_only', False):
+        coco = isinstance(metric, CocoMetric) and metric._coco_api
+        if not coco or metric.format_only:
             continue
         counted = {(i, osp.basename(v['file_name'])) for i, v in coco.imgs.items()}
         if counted != shown:
@@ -181,17 +130,29 @@ def other_images(runner: Runner, split: str = 'val') -> Iterator[str]:
             )
 
 
-def read(path: str, backend_args: dict | None = None) -> Annotations:
-    """Read a COCO annotation file.
+def read(path: str, backend_args: dict | None = None) -> dict:
+    """Read a COCO annotation file, without its polygons.
 
     Args:
         path: Path or URL.
         backend_args: As MMDetection's data sets take them.
+    """
+    raw = get(path, backend_args=backend_args)
+    return json.loads(POLYGONS.sub(b'"segmentation":[]', raw))
+
+
+def check_annotations(where: str, ann_file: str) -> None:
+    """Check that the parts of an annotation file belong together.
+
+    Args:
+        where: What reads it, for the message.
+        ann_file: Its path or URL.
 
     Raises:
-        msgspec.DecodeError: If it is no such file; the message says where.
+        ValueError: At the first fault of :func:`id_faults`.
     """
-    return msgspec.json.decode(get(path, backend_args=backend_args), type=Annotations)
+    for fault in id_faults(read(ann_file)):
+        raise ValueError(f'{where}: {ann_file}: {fault}')
 
 
 def parts(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -223,7 +184,7 @@ def dataloaders(runner: Runner) -> dict[str, Any]:
     return loaders
 
 
-def _files(runner: Runner) -> Iterator[tuple[str, Any, Annotations]]:
+def _files(runner: Runner) -> Iterator[tuple[str, Any, dict]]:
     """The data sets that load their file as CocoDataset does, with its content."""
     from mmdet.datasets import CocoDataset
 

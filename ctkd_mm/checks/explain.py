@@ -10,15 +10,12 @@ from typing import Any
 import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
-from mmengine.runner import Runner
 
-from ctkd_mm.checks.data import without_metainfo
 from ctkd_mm.utils.config import bare, walk
 from ctkd_mm.utils.messages import nearest
 
 MISSPELT_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 MISSPELT_TYPE = re.compile(r'^(\S+) is not in the \S+::(.+?) registry')
-NO_IMAGE = 'need at least one array'  # NumPy's words for a data set of none
 
 
 def explain(error: Exception, cfg: Config) -> str:
@@ -31,8 +28,8 @@ def explain(error: Exception, cfg: Config) -> str:
         cfg: The config.
 
     Returns:
-        The error's own text; for a misspelt argument or type, and for a data set that
-        kept no image as its classes were not given, followed by key, value and cure.
+        The error's own text; for a misspelt argument or type followed by key, value
+        and the nearest name.
     """
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     try:
@@ -44,23 +41,18 @@ def explain(error: Exception, cfg: Config) -> str:
 
 
 def _causes(text: str, cfg: Config) -> Iterator[str]:
-    known = inspect.signature(Runner.__init__).parameters
-    cfg = {key: cfg[key] for key in cfg if key in known}  # not a config's variables
     argument, unknown = MISSPELT_ARGUMENT.search(text), MISSPELT_TYPE.search(text)
     if argument:
         name = argument.group(1)
-        for path, value in walk(cfg):
-            if isinstance(value, dict) and name in value:
+        for path, value in walk({**cfg}):
+            if isinstance(value, dict) and {'type', name} <= value.keys():
                 accepted = {p for c in _classes(value.get('type')) for p in _takes(c)}
                 if name not in accepted:
-                    where = f'{path}.{name}'.lstrip('.')
-                    yield f'{where}={value[name]!r}{nearest(name, accepted)}'
+                    yield f'{path}.{name}={value[name]!r}{nearest(name, accepted)}'
     elif unknown:
         name, registry = unknown.groups()
         near = nearest(bare(name), [cls.__name__ for _, cls in _registered(registry)])
-        yield from (f'{path}={name!r}{near}' for path, v in walk(cfg) if v == name)
-    elif NO_IMAGE in text:
-        yield from without_metainfo(cfg)
+        yield from (f'{path}={name!r}{near}' for path, v in walk({**cfg}) if v == name)
 
 
 def _registered(name: str | None = None) -> Iterator[tuple[Registry, type]]:

@@ -25,7 +25,6 @@ RULES = [
     ('annotations that hide each other, labels', data.wrong_annotations, 'refuse'),
     ('heads of other classes', config.other_classes, 'refuse'),
     ('an mAP of other images', data.other_images, 'refuse'),
-    ('nothing to resume', start.nothing_resumed, 'warn'),
     ('a frozen random backbone', start.frozen_random_backbone, 'warn'),
 ]
 
@@ -137,7 +136,8 @@ class PreflightHook(Hook):
             metric, value = evaluate_teacher(runner, teacher_of(model), want.images)
             known = dict(**identity, metric=metric, value=value)
             hub.update_info('teacher_map', known)
-        line = f'teacher {known["metric"]} {known["value"]:.4f} on {want.images} images'
+        images = min(want.images, len(runner.val_dataloader.dataset))
+        line = f'teacher {known["metric"]} {known["value"]:.4f} on {images} images'
         if known['value'] < want.value - want.tol:
             raise ValueError(
                 f'{line}, but expect_map asks for {want.value} - {want.tol}: is '

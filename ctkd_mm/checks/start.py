@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import BaseLoop, Runner
@@ -15,16 +16,7 @@ from ctkd_mm.utils.messages import some, warn
 from ctkd_mm.utils.model import teaching, unwrapped
 
 # Settings of a distillation loss or a temperature, wherever in the model.
-LOSS = re.compile(r'model\.(loss_kd\.|distiller\.distill_losses\.|.*\.temperature\.)')
-
-
-def nothing_resumed(runner: Runner) -> Iterator[str]:
-    """Find a ``resume`` that has nothing to resume."""
-    if runner._resume and not runner._has_loaded:
-        yield (
-            f'resume=True, but {runner.work_dir} has nothing to resume: the training '
-            'starts from iteration 0. Correct work_dir, unless it is the first start'
-        )
+LOSS = re.compile(r'model\.(.+\.)?(loss_kd|loss_ld|distill_losses|temperature)\.')
 
 
 def frozen_random_backbone(runner: Runner) -> Iterator[str]:
@@ -34,7 +26,7 @@ def frozen_random_backbone(runner: Runner) -> Iterator[str]:
     backbone = getattr(detector, 'backbone', None)
     if runner._has_loaded or backbone is None:
         return
-    if any(map(_is_pretrained, (model, detector, *backbone.modules()))):
+    if any(map(_loads, (model, detector, *backbone.modules()))):
         return
     backbone.train()  # some freeze their weights in it alone
     frozen = sum(not p.requires_grad for p in backbone.parameters())
@@ -49,20 +41,17 @@ def frozen_random_backbone(runner: Runner) -> Iterator[str]:
         )
 
 
-def _is_pretrained(module: nn.Module) -> bool:
-    init_cfg = getattr(module, 'init_cfg', None) or []
-    init_cfg = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
+def _loads(module: nn.Module) -> bool:
     # DetectoRS' ResNet keeps the path alone.
-    return isinstance(getattr(module, 'pretrained', None), str) or any(
-        'Pretrained' in str(cfg.get('type')) for cfg in init_cfg
-    )
+    own = isinstance(getattr(module, 'pretrained', None), str)
+    return own or 'Pretrained' in str(getattr(module, 'init_cfg', None))
 
 
-def loss_settings(cfg: Config) -> dict[str, str]:
+def loss_settings(cfg: Config) -> dict[str, Any]:
     """Return the settings of the distillation losses and temperatures, by key."""
     settings = walk(cfg.get('model'), 'model')
     return {
-        key: repr(value)
+        key: value if isinstance(value, (str, float, int)) else repr(value)
         for key, value in settings
         if LOSS.match(key) and not isinstance(value, (dict, list, tuple))
     }
@@ -87,7 +76,7 @@ def check_resumed(runner: Runner, meta: dict) -> None:
         warn('the checkpoint does not tell its distillation loss: it is not compared')
     elif before is not None and before != now:
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        lines = [f'{k}={now.get(k)}, was {before.get(k)}' for k in sorted(changed)]
+        lines = [f'{k}={now.get(k)!r}, was {before.get(k)!r}' for k in changed]
         raise ValueError(
             f'cannot resume with another distillation loss: {some(lines)}. Give the '
             'options of the first start again, or start a new run with load_from'

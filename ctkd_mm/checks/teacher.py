@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -38,17 +37,26 @@ def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) ->
         return 'no class names to compare'
     (first, want), *others = known.items()
     for key, found in others:
-        pairs = enumerate(zip_longest(want, found, fillvalue='absent'))
-        for i, (a, b) in pairs:
-            if a != b:
-                raise ValueError(
-                    f'class {i} is {a!r} in {first} and {b!r} in {key}: columns of '
-                    "the two models' logits would mean different classes. Set "
-                    "metainfo.classes to the teacher's, or take another checkpoint"
-                )
+        if found == want:
+            continue
+        i = next(
+            (i for i, (a, b) in enumerate(zip(want, found)) if a != b),
+            min(len(want), len(found)),
+        )
+        raise ValueError(
+            f'class {i} is {_at(want, i)} in {first} ({len(want)} classes) and '
+            f'{_at(found, i)} in {key} ({len(found)} classes): names and order must '
+            "agree, or column i of the two models' logits means two things. Set "
+            'metainfo.classes of the data as the teacher was trained, or take another '
+            'checkpoint'
+        )
     line = f'{len(want)} classes, the same in {", ".join(known)}'
     unnamed = [key for key in names if key not in known]
     return line + (f'; no names to compare in {", ".join(unnamed)}' if unnamed else '')
+
+
+def _at(names: tuple, i: int) -> str:
+    return repr(names[i]) if i < len(names) else 'absent'
 
 
 def evaluate_teacher(
@@ -87,6 +95,7 @@ def evaluate_teacher(
     name = next((name for name in metrics if name.endswith('mAP')), None)
     if name is None:
         raise ValueError(
-            f'expect_map needs a metric named *mAP, val_evaluator gives {sorted(metrics)}'
+            'default_hooks.preflight.expect_map needs a val_evaluator with a metric '
+            f'named *mAP, got {sorted(metrics)}'
         )
     return name, float(metrics[name])

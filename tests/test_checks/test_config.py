@@ -6,18 +6,37 @@ import pytest
 from mmengine.registry import MODELS
 
 from ctkd_mm import CTKDLoss, CurriculumHook, GlobalTemperature
-from ctkd_mm.checks.config import left_at_the_top, no_curriculum, other_classes
+from ctkd_mm.checks.config import (
+    check_hook_names,
+    left_at_the_top,
+    no_curriculum,
+    other_classes,
+)
 
 
 @pytest.mark.parametrize(
     ('key', 'place'),
-    [('loss_kd', 'model'), ('distiller', 'model'), ('paramwise_cfg', 'optim_wrapper')],
+    [
+        ('loss_kd', 'model.loss_kd'),
+        ('loss_ld', 'model.bbox_head.loss_ld'),
+        ('distiller', 'model.distiller'),
+        ('paramwise_cfg', 'optim_wrapper.paramwise_cfg'),
+    ],
 )
 def test_a_methods_setting_at_the_top_level_is_told_with_its_place(key, place):
     (line,) = left_at_the_top(SimpleNamespace(cfg={key: 1, 'model': {key: 1}}))
     assert line.startswith(f'{key} at the top level')
-    assert f"{place} = dict({key}=_base_.pop('{key}'))" in line
-    assert list(left_at_the_top(SimpleNamespace(cfg={'model': {key: 1}}))) == []
+    assert f"write {place}, in a config that inherits it {key}=_base_.pop('{key}')" in (
+        line
+    )
+    for sound in ({'model': {key: 1}}, {key: None}):
+        assert list(left_at_the_top(SimpleNamespace(cfg=sound))) == []
+
+
+def test_a_hook_that_wants_the_detector_is_refused():
+    check_hook_names(['EMAHook', 'CurriculumHook'])
+    with pytest.raises(ValueError, match='has SetEpochInfoHook, which takes'):
+        check_hook_names(['EMAHook', 'SetEpochInfoHook'])
 
 
 def test_a_learnable_temperature_without_the_hook_is_told_by_its_path():

@@ -48,16 +48,6 @@ def test_a_misspelt_type_is_told_with_key_and_the_nearest(build, key, name, near
     assert explain(error, cfg).endswith(told)
 
 
-def test_a_set_that_kept_no_image_for_want_of_classes_is_told_with_them(digits):
-    data = dict(type='CocoDataset', data_root=f'{digits}/')
-    data['ann_file'] = 'annotations/train.json'
-    cfg = Config(dict(train_dataloader=dict(dataset=data)))
-    error = ValueError('need at least one array to concatenate')
-    text = explain(error, cfg)
-    assert text.startswith(str(error))
-    assert 'train_dataloader.dataset.metainfo is not set' in text
-
-
 @pytest.mark.parametrize(
     'error', [KeyError('mask'), ValueError('train.txt is not JSON'), OSError('gone')]
 )

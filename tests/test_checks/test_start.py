@@ -14,7 +14,6 @@ from ctkd_mm.checks.start import (
     frozen_random_backbone,
     loss_settings,
     note_run,
-    nothing_resumed,
 )
 
 TEMPERATURE = dict(type='ctkd_mm.GlobalTemperature', tau_range=20.0)
@@ -55,14 +54,6 @@ def test_weights_that_are_loaded_are_not_told(student_cfg):
     assert list(frozen_random_backbone(runner)) == []
 
 
-def test_a_resume_of_nothing_is_told():
-    runner = SimpleNamespace(_resume=True, _has_loaded=False, work_dir='here')
-    (line,) = nothing_resumed(runner)
-    assert line.startswith('resume=True, but here has nothing to resume')
-    runner._has_loaded = True
-    assert list(nothing_resumed(runner)) == []
-
-
 def run(loss: dict, sha256: str = 'a' * 64) -> SimpleNamespace:
     model = SimpleNamespace(teacher_sha256=sha256, teacher_ckpt='t.pth')
     cfg = Config(dict(model=dict(loss_kd=copy.deepcopy(loss), teacher_ckpt='t.pth')))
@@ -71,9 +62,9 @@ def run(loss: dict, sha256: str = 'a' * 64) -> SimpleNamespace:
 
 def test_the_settings_are_those_of_losses_and_temperatures():
     assert loss_settings(run(LOSS).cfg) == {
-        'model.loss_kd.type': "'ctkd_mm.CTKDLoss'",
-        'model.loss_kd.temperature.type': "'ctkd_mm.GlobalTemperature'",
-        'model.loss_kd.temperature.tau_range': '20.0',
+        'model.loss_kd.type': 'ctkd_mm.CTKDLoss',
+        'model.loss_kd.temperature.type': 'ctkd_mm.GlobalTemperature',
+        'model.loss_kd.temperature.tau_range': 20.0,
     }
 
 
@@ -96,6 +87,21 @@ def test_another_distillation_loss_is_refused_with_both(change, line):
     message = re.escape(f'loss: model.loss_kd.{line}. Give the')
     with pytest.raises(ValueError, match=message):
         check_resumed(run(other.loss), meta)
+
+
+def test_a_number_written_in_another_way_is_the_same_loss():
+    note_run(run(LOSS), meta := {})
+    check_resumed(run(dict(LOSS, temperature=dict(TEMPERATURE, tau_range=20))), meta)
+
+
+@pytest.mark.parametrize(
+    'key', ['bbox_head.loss_ld.loss_weight', 'distiller.distill_losses.kd.loss_weight']
+)
+def test_a_loss_elsewhere_in_the_model_counts_as_well(key):
+    cfg = Config(dict(model={}))
+    cfg.merge_from_dict({f'model.{key}': 2})
+    assert loss_settings(cfg) == {f'model.{key}': 2}
+    assert loss_settings(Config()) == {}  # a Runner without a config
 
 
 def test_another_teacher_is_refused_with_both():
@@ -121,7 +127,9 @@ def test_weights_that_fit_nowhere_are_refused_with_what_the_file_has(student_cfg
     lost = weights.pop('rpn_head.rpn_cls.weight')
     assert check_weights(runner, weights) == ['rpn_head.rpn_cls.weight']
     wrong = {f'student.{name}': value for name, value in weights.items()}
-    with pytest.raises(ValueError, match=r'start\.pth: (\d+) of \1 .* file has student'):
+    with pytest.raises(
+        ValueError, match=r'start\.pth: (\d+) of \1 .* file has student'
+    ):
         check_weights(runner, wrong)
     # A distillation is resumed or evaluated whole.
     model.teacher_sha256 = ''
