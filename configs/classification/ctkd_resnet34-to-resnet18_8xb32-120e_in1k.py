@@ -5,4 +5,4 @@ _base_ = [
     '../_base_/schedules/schedule_classification_120e.py',
     '../_base_/classification_runtime.py',
 ]
-model = dict(distiller=dict(distill_losses=dict(loss_kd=_base_.loss_kd)))
+model = dict(distiller=dict(distill_losses=dict(loss_kd=_base_.pop('loss_kd'))))

@@ -8,7 +8,7 @@ _base_ = [
 _base_.loss_kd.loss_weight = 0.9
 model = dict(
     architecture=dict(head=dict(loss=dict(loss_weight=0.1))),
-    distiller=dict(distill_losses=dict(loss_kd=_base_.loss_kd)),
+    distiller=dict(distill_losses=dict(loss_kd=_base_.pop('loss_kd'))),
 )
 custom_hooks = [
     dict(type='ctkd_mm.CurriculumHook', end=10),

@@ -6,4 +6,4 @@ _base_ = [
     '../_base_/classification_runtime.py',
 ]
 _base_.loss_kd.tau = 4  # as in the paper
-model = dict(distiller=dict(distill_losses=dict(loss_kd=_base_.loss_kd)))
+model = dict(distiller=dict(distill_losses=dict(loss_kd=_base_.pop('loss_kd'))))

@@ -5,5 +5,5 @@ _base_ = [
     '../_base_/schedules/schedule_1x.py',
     '../_base_/runtime.py',
 ]
-model = dict(loss_kd=_base_.loss_kd)
-optim_wrapper = dict(paramwise_cfg=_base_.paramwise_cfg)
+model = dict(loss_kd=_base_.pop('loss_kd'))
+optim_wrapper = dict(paramwise_cfg=_base_.pop('paramwise_cfg'))

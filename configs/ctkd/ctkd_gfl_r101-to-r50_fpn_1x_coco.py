@@ -5,6 +5,6 @@ _base_ = [
     '../_base_/schedules/schedule_1x.py',
     '../_base_/runtime.py',
 ]
-model = dict(loss_kd=_base_.loss_kd)
+model = dict(loss_kd=_base_.pop('loss_kd'))
 # The rate is MMDetection's for GFL.
-optim_wrapper = dict(optimizer=dict(lr=0.01), paramwise_cfg=_base_.paramwise_cfg)
+optim_wrapper = dict(optimizer=dict(lr=0.01), paramwise_cfg=_base_.pop('paramwise_cfg'))

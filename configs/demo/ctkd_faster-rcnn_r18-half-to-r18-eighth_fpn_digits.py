@@ -5,5 +5,5 @@ _base_ = [
     '../_base_/schedules/schedule_demo.py',
     '../_base_/demo_runtime.py',
 ]
-model = dict(loss_kd=_base_.loss_kd)
-optim_wrapper = dict(paramwise_cfg=_base_.paramwise_cfg)
+model = dict(loss_kd=_base_.pop('loss_kd'))
+optim_wrapper = dict(paramwise_cfg=_base_.pop('paramwise_cfg'))

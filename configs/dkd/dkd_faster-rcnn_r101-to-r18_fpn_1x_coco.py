@@ -5,4 +5,4 @@ _base_ = [
     '../_base_/schedules/schedule_1x.py',
     '../_base_/runtime.py',
 ]
-model = dict(loss_kd=_base_.loss_kd)
+model = dict(loss_kd=_base_.pop('loss_kd'))

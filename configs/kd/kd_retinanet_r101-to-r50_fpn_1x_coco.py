@@ -5,6 +5,6 @@ _base_ = [
     '../_base_/schedules/schedule_1x.py',
     '../_base_/runtime.py',
 ]
-model = dict(loss_kd=_base_.loss_kd)
+model = dict(loss_kd=_base_.pop('loss_kd'))
 # The rate is MMDetection's for RetinaNet.
 optim_wrapper = dict(optimizer=dict(lr=0.01))

@@ -7,10 +7,11 @@ _base_ = [
 ]
 model = dict(
     bbox_head=dict(
-        type='ctkd_mm.LearnedLDHead', loss_ld=dict(_delete_=True, **_base_.loss_ld)
+        type='ctkd_mm.LearnedLDHead',
+        loss_ld=dict(_delete_=True, **_base_.pop('loss_ld')),
     )
 )
 optim_wrapper = dict(
     optimizer=dict(lr=0.01),  # as MMDetection's
-    paramwise_cfg=_base_.paramwise_cfg,
+    paramwise_cfg=_base_.pop('paramwise_cfg'),
 )

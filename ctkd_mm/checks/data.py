@@ -1,216 +1,195 @@
-"""COCO-format data sets: what would train silently wrong is refused before it does."""
+"""Rules about annotation files: what MMDetection would read silently wrong.
+
+MMDetection numbers the labels in the order of the file's categories, drops what belongs
+to no image or category, and evaluates whatever images the evaluator's file has.
+"""
 
 from __future__ import annotations
 
-import difflib
-import os
+import json
+import os.path as osp
+import re
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from ctkd_mm.checks.annotation_check import (
-    check_annotations,
-    forgotten_metainfo,
-    from_here,
-)
-from ctkd_mm.utils.messages import some, warn
+from mmengine.fileio import get
+from mmengine.runner import Runner
 
-# Boxes of COCO's own files end less than a pixel outside.
-SLACK, OUTSIDE = 3, 0.05  # pixels, and the share of boxes from which to warn
+from ctkd_mm.utils.messages import nearest, some
+
+# Polygons are most of a COCO file, and no rule reads them.
+POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"{}]*\]')
 
 
-def check_dataset(dataset: Any, key: str) -> None:
-    """Compare a built data set with its annotation file and its folder of images.
+def wrong_annotations(runner: Runner) -> Iterator[str]:
+    """Find files whose entries hide each other, or whose labels are other classes."""
+    for key, dataset, file in _files(runner):
+        yield from (f'{key}: {dataset.ann_file}: {fault}' for fault in id_faults(file))
+        yield from label_faults(key, dataset, file)
 
-    MMDetection trains on without a word where classes are absent from the file (all
-    later labels shift) or stand in another order there, where annotations belong to
-    no image or no category, or where ids repeat. Those are refused; boxes that
-    MMDetection drops, or that end outside their images, and images that are there
-    more than once are counted in a warning. Looked into are wrappers, and in them
-    every data set that loads its file as ``CocoDataset`` does; others pass. One of
-    several may be without objects.
+
+def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
+    """Compare the labels of a ``CocoDataset`` with its file: label i is class i.
 
     Args:
-        dataset: A data set, as the data loader has it.
-        key: Where it stands in the config, for example ``train_dataloader.dataset``.
+        key: The data set's place in the config.
+        dataset: The built data set.
+        file: Its annotations.
+
+    Yields:
+        The first fault, if there is one.
+    """
+    classes = dataset.metainfo.get('classes') or ()
+    if isinstance(classes, str):  # left to MMDetection's NumClassCheckHook
+        return
+    names = {category['id']: category['name'] for category in file['categories']}
+    in_file = list(names.values())
+    absent = [name for name in classes if name not in in_file]
+    if absent and tuple(classes) == tuple(dataset.METAINFO.get('classes') or ()):
+        yield (
+            f'{key}.metainfo is not set, so its classes are not those of '
+            f'{dataset.ann_file}. Write metainfo=dict(classes={tuple(in_file)!r}) in '
+            f'each data set, and num_classes={len(in_file)} in every box head'
+        )
+    elif absent:
+        yield (
+            f'{key}.metainfo.classes has {absent[0]!r}, {dataset.ann_file} does not'
+            f'{nearest(absent[0], in_file) or "."} All later labels would shift. Its '
+            f'names: {some(map(repr, in_file))}'
+        )
+    else:
+        for want, index in zip(classes, dataset.cat_ids):
+            if names[index] != want:
+                yield (
+                    f'{key}.metainfo.classes has {want!r} where {dataset.ann_file} '
+                    f'has {names[index]!r}: write the names in the order of the file'
+                )
+                return
+
+
+def id_faults(file: dict) -> Iterator[str]:
+    """Check that ids are unique and references lead somewhere.
+
+    Args:
+        file: The annotations.
+
+    Yields:
+        A sentence for each kind of fault.
+    """
+    unique = [('images', 'id'), ('categories', 'id'), ('categories', 'name')]
+    for part, field in unique:
+        values = Counter(entry[field] for entry in file[part])
+        repeated = [repr(value) for value, count in values.items() if count > 1]
+        if repeated:
+            yield (
+                f'"{field}" repeats in "{part}": {some(repeated)}. One would hide the '
+                'other: make it unique'
+            )
+    for field, part in (('image_id', 'images'), ('category_id', 'categories')):
+        known = {entry['id'] for entry in file[part]}
+        lost = [a[field] for a in file['annotations'] if a[field] not in known]
+        if lost:
+            yield (
+                f'{len(lost)} annotations have a {field} that is not in "{part}", '
+                f'{lost[0]!r} for example, and would be dropped: correct them'
+            )
+
+
+def other_images(runner: Runner, split: str = 'val') -> Iterator[str]:
+    """Find an evaluator that counts other images than those it is shown.
+
+    Args:
+        runner: The runner.
+        split: ``val`` or ``test``.
+
+    Yields:
+        A sentence for each metric of COCO's with another file.
+    """
+    from mmdet.evaluation import CocoMetric
+
+    loop = getattr(runner, f'{split}_loop')
+    dataset = loop and loop.dataloader.dataset
+    if not hasattr(dataset, 'get_data_info'):
+        return
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    shown = {
+        (info.get('img_id'), osp.basename(info.get('img_path') or '')) for info in infos
+    }
+    for metric in loop.evaluator.metrics:
+        coco = isinstance(metric, CocoMetric) and metric._coco_api
+        if not coco or metric.format_only:
+            continue
+        counted = {(i, osp.basename(v['file_name'])) for i, v in coco.imgs.items()}
+        if counted != shown:
+            yield (
+                f'{split}_evaluator.ann_file has {len(counted)} images, '
+                f'{split}_dataloader.dataset {len(shown)}, {len(counted & shown)} of '
+                'them the same: the mAP would be wrong. Set both to one file; for a '
+                'part: tools/coco_subset.py'
+            )
+
+
+def read(path: str, backend_args: dict | None = None) -> dict:
+    """Read a COCO annotation file, without its polygons.
+
+    Args:
+        path: Path or URL.
+        backend_args: As MMDetection's data sets take them.
+    """
+    raw = get(path, backend_args=backend_args)
+    return json.loads(POLYGONS.sub(b'"segmentation":[]', raw))
+
+
+def check_annotations(where: str, ann_file: str) -> None:
+    """Check that the parts of an annotation file belong together.
+
+    Args:
+        where: What reads it, for the message.
+        ann_file: Its path or URL.
 
     Raises:
-        ValueError: At the first thing that is wrong; it names the key, the file, the
-            value found and the cure.
-
-    Source: the rules of :class:`mmdet.datasets.CocoDataset`.
+        ValueError: At the first fault of :func:`id_faults`.
     """
-    from mmdet.datasets import CocoDataset
-
-    empty = []
-    for where, part in _parts(dataset, key):
-        if not len(part):
-            raise ValueError(f'{where} has no image: {_settings(part)}')
-        loads = getattr(type(part), 'load_data_list', None)
-        is_coco = loads is CocoDataset.load_data_list
-        empty.append(_check_coco(part, where) if is_coco else '')
-    if all(empty):
-        raise ValueError(empty[0])
-    for reason in filter(None, empty):
-        warn(reason)
+    for fault in id_faults(read(ann_file)):
+        raise ValueError(f'{where}: {ann_file}: {fault}')
 
 
-def _check_coco(dataset: Any, where: str) -> str:
-    """Check a data set; return why it has no box, if it has none."""
-    coco = check_annotations(where, dataset.ann_file, dataset.backend_args)
-    _check_labels(dataset, where, coco)
-    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    empty = _check_boxes(dataset, where, coco, infos)
-    _check_corners(dataset, where, coco)
-    paths = [info['img_path'] for info in infos]
-    if dataset.backend_args is None:
-        _check_files(dataset, where, paths)
-    if len(set(paths)) < len(paths):
-        warn(
-            f'{where}: {len(paths)} images of {dataset.ann_file} are '
-            f'{len(set(paths))} files. Good for repeating some of them; of files '
-            'joined from folders with the same names, make each file_name unique'
-        )
-    return empty
+def parts(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Find the data sets inside wrappers.
 
+    Args:
+        dataset: A built data set.
+        key: Its place in the config.
 
-def _parts(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """The data sets inside wrappers, with their keys."""
+    Yields:
+        Key and data set, wrappers left out.
+    """
     for name in ('unseeded', '_dataset'):  # SeededDataset, MMEngine's _SlicedDataset
         dataset = getattr(dataset, name, dataset)
     if hasattr(dataset, 'datasets'):
         for i, part in enumerate(dataset.datasets):
-            yield from _parts(part, f'{key}.datasets.{i}')
+            yield from parts(part, f'{key}.datasets.{i}')
     elif hasattr(dataset, 'dataset'):
-        yield from _parts(dataset.dataset, f'{key}.dataset')
+        yield from parts(dataset.dataset, f'{key}.dataset')
     else:
         yield key, dataset
 
 
-def _settings(dataset: Any) -> str:
-    return (
-        f'ann_file={getattr(dataset, "ann_file", None)!r}, '
-        f'filter_cfg={getattr(dataset, "filter_cfg", None)!r}, '
-        f'indices={getattr(dataset, "_indices", None)!r} leave none. Give a file with '
-        'images, or loosen the filter'
-    )
+def dataloaders(runner: Runner) -> dict[str, Any]:
+    """Return the data loaders of a training, by their keys in the config."""
+    loaders = dict(train_dataloader=runner.train_dataloader)
+    if runner.val_loop is not None:
+        loaders['val_dataloader'] = runner.val_dataloader
+    return loaders
 
 
-def _check_labels(dataset: Any, where: str, coco: dict) -> None:
-    """Label i must be class i; MMDetection numbers the classes in the file's order."""
-    classes = dataset.metainfo.get('classes') or ()
-    if isinstance(classes, str):
-        raise ValueError(
-            f'{where}.metainfo.classes={classes!r} is a string, expected a tuple of '
-            f'names. Add a comma: ({classes!r},)'
-        )
-    in_file = [category['name'] for category in coco['categories']]
-    blame = f'{where}.metainfo.classes={some(map(repr, classes))}: {dataset.ann_file}'
-    absent = [name for name in classes if name not in in_file]
-    default = (getattr(dataset, 'METAINFO', None) or {}).get('classes')
-    if absent and classes == default:
-        advice = forgotten_metainfo(type(dataset).__name__, default, in_file)
-        if advice:
-            raise ValueError(f'{blame} has other categories. {where}.{advice}')
-    if absent:
-        near = difflib.get_close_matches(absent[0], in_file, 1)
-        raise ValueError(
-            f'{blame} has no category {some(map(repr, absent))}; it has '
-            f'{some(map(repr, in_file))}. The labels of all later classes would '
-            'shift: '
-            + (f'write {near[0]!r}' if near else 'use the names of the file')
-            + ', or add the category, without annotations, to the file'
-        )
-    names = {category['id']: category['name'] for category in coco['categories']}
-    found = [names[i] for i in dataset.cat_ids]
-    for i, (want, name) in enumerate(zip(classes, found)):
-        if want != name:
-            raise ValueError(
-                f'{blame} lists its categories in another order, so label {i} would '
-                f'be {name!r} and not {want!r}. Write the classes in the order of '
-                f'the file: {some(map(repr, found))}'
-            )
+def _files(runner: Runner) -> Iterator[tuple[str, Any, dict]]:
+    """The data sets that load their file as CocoDataset does, with its content."""
+    from mmdet.datasets import CocoDataset
 
-
-def _check_boxes(dataset: Any, where: str, coco: dict, infos: list) -> str:
-    boxes = [box for info in infos for box in info.get('instances', ())]
-    usable = sum(not box.get('ignore_flag', 0) for box in boxes)
-    total = len(coco['annotations'])
-    if not total:
-        return (
-            f'{where}: {dataset.ann_file} has no annotations, so no box to learn from '
-            'or to evaluate against. Give a file with objects, unless its images are '
-            'background alone'
-        )
-    if not usable:
-        return (
-            f'{where}: none of the {total} annotations in {dataset.ann_file} gives a '
-            f'box to learn from or to evaluate against: {len(boxes)} are crowds, and '
-            'the others are of other classes, lie outside their images, are less than '
-            'a pixel wide or have area 0. Correct bbox, area, iscrowd or '
-            'metainfo.classes'
-        )
-    used = set(dataset.cat_ids)
-    other = sum(a['category_id'] not in used for a in coco['annotations'])
-    if other:
-        warn(
-            f'{where}: {other} of {total} annotations in {dataset.ann_file} are of '
-            'categories that metainfo.classes does not name, and are not used',
-        )
-    seen = {info['img_id'] for info in infos}
-    here = sum(
-        a['image_id'] in seen and a['category_id'] in used for a in coco['annotations']
-    )
-    if here > len(boxes):
-        warn(
-            f'{where}: MMDetection drops {here - len(boxes)} of {total} annotations '
-            f'in {dataset.ann_file}: outside the image, less than a pixel wide, area '
-            '0 or "ignore"',
-        )
-    return ''
-
-
-def _check_corners(dataset: Any, where: str, coco: dict) -> None:
-    sizes = {image['id']: (image['width'], image['height']) for image in coco['images']}
-    outside = []
-    for annotation in coco['annotations']:
-        x, y, w, h = annotation['bbox']
-        width, height = sizes[annotation['image_id']]
-        if x + w > width + SLACK or y + h > height + SLACK:
-            outside.append((annotation['bbox'], f'{width} x {height}'))
-    if len(outside) <= OUTSIDE * len(coco['annotations']):
-        return
-    corners = all(w >= x and h >= y for (x, y, w, h), _ in outside)
-    box, size = outside[0]
-    warn(
-        f'{where}: {len(outside)} of {len(coco["annotations"])} boxes in '
-        f'{dataset.ann_file} end outside their images, {box} in {size} pixels for '
-        'example. '
-        + (
-            'bbox is [x, y, width, height]; these look like [x1, y1, x2, y2]: write '
-            '[x1, y1, x2 - x1, y2 - y1], and correct area'
-            if corners
-            else 'Correct bbox, or width and height of the images, unless these boxes '
-            'are to hold what the image does not show'
-        )
-    )
-
-
-def _check_files(dataset: Any, where: str, paths: list[str]) -> None:
-    """Look for the images in one listing of each folder."""
-    present: dict[str, set] = {}
-    missing = []
-    for path in paths:
-        folder, name = os.path.split(path)
-        if '://' in folder:
-            return
-        if folder not in present:
-            present[folder] = set(os.listdir(folder)) if Path(folder).is_dir() else ()
-        if name not in present[folder]:
-            missing.append(path)
-    if missing:
-        raise ValueError(
-            f'{where}: {len(missing)} of {len(paths)} images of {dataset.ann_file} do '
-            f'not exist: {some(missing)}{from_here(missing[0])}. Get them, or correct '
-            f'data_prefix={dataset.data_prefix!r}'
-        )
+    for name, loader in dataloaders(runner).items():
+        for key, part in parts(loader.dataset, f'{name}.dataset'):
+            load = getattr(type(part), 'load_data_list', None)
+            if load is CocoDataset.load_data_list:
+                yield key, part, read(part.ann_file, part.backend_args)

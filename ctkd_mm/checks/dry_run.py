@@ -1,4 +1,4 @@
-"""A start of a training that trains nothing."""
+"""Starts a training, and stops it before its first iteration."""
 
 from __future__ import annotations
 

@@ -1,122 +1,102 @@
-"""What a training starts from: its weights, and a learning rate that it can reach."""
+"""Rules about what a training starts from: weights, and the run that it resumes."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
-from mmengine.model import BaseModel
-from mmengine.optim import (
-    ConstantParamScheduler,
-    CosineAnnealingParamScheduler,
-    LinearParamScheduler,
-    PolyParamScheduler,
-    _ParamScheduler,
-)
+from mmengine.config import Config
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ctkd_mm.utils.messages import warn
+from ctkd_mm.utils.config import walk
+from ctkd_mm.utils.messages import some, warn
 from ctkd_mm.utils.model import teaching, unwrapped
 
-DECAYS = CosineAnnealingParamScheduler, PolyParamScheduler
+# Settings of a distillation loss or a temperature, wherever in the model.
+LOSS = re.compile(r'model\.(.+\.)?(loss_kd|loss_ld|distill_losses|temperature)\.')
 
 
-def check_start(runner: Runner) -> None:
-    """Warn of a start that MMEngine makes without a word, and nobody means.
-
-    These are ``resume`` without a checkpoint, random weights that stay frozen, a
-    warm-up that the training does not reach the end of, and a decay that ends
-    before it.
-
-    Args:
-        runner: The runner, before its first iteration.
-    """
-    if runner._resume and not runner._has_loaded:
-        warn(
-            f'resume=True, but there is nothing to resume in {runner.work_dir}: the '
-            'training starts from iteration 0. Correct work_dir, unless it is a first '
-            'start; the first start of a config with load_from wants no --resume, '
-            'which sets load_from=None'
-        )
-    if not runner._has_loaded:
-        _check_frozen(unwrapped(runner))
-    schedulers = runner.param_schedulers or []
-    if isinstance(schedulers, list):  # of one optimizer, not of several
-        for scheduler in schedulers:
-            _check_warm_up(scheduler, runner)
-        _check_decay(schedulers, runner)
-
-
-def _check_frozen(model: BaseModel) -> None:
-    key, detector = 'model', model
-    if hasattr(model, 'architecture'):
-        key, detector = 'model.architecture', model.architecture
+def frozen_random_backbone(runner: Runner) -> Iterator[str]:
+    """Find a backbone that loads no weights and yet is frozen, if only in parts."""
+    model = unwrapped(runner)
+    detector = getattr(model, 'architecture', model)
     backbone = getattr(detector, 'backbone', None)
-    if backbone is None or any(
-        map(_is_pretrained, (model, detector, *backbone.modules()))
-    ):
+    if runner._has_loaded or backbone is None:
+        return
+    if any(map(_loads, (model, detector, *backbone.modules()))):
         return
     backbone.train()  # some freeze their weights in it alone
-    frozen = [not p.requires_grad for p in backbone.parameters()]
-    norms = [not m.training for m in backbone.modules() if isinstance(m, _BatchNorm)]
-    if any(frozen) or any(norms):
-        warn(
-            f'{key}.backbone loads no weights (load_from=None, no init_cfg is '
-            f'Pretrained), but {sum(frozen)} of its {len(frozen)} parameters and the '
-            f'statistics of {sum(norms)} of its {len(norms)} BatchNorm layers are '
-            'frozen: unless its own code loads them, they stay random. Set init_cfg to '
-            "dict(type='Pretrained', checkpoint=...), or frozen_stages=-1, "
-            'norm_eval=False and norm_cfg.requires_grad=True'
+    frozen = sum(not p.requires_grad for p in backbone.parameters())
+    norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
+    fixed = sum(not norm.training for norm in norms)
+    if frozen or fixed:
+        yield (
+            f'the backbone loads no weights, but {frozen} of its parameters and the '
+            f'statistics of {fixed} of its {len(norms)} BatchNorm layers are frozen '
+            "and stay random. Set init_cfg=dict(type='Pretrained', ...), or "
+            'frozen_stages=-1, norm_eval=False, norm_cfg.requires_grad=True'
         )
 
 
-def _is_pretrained(module: nn.Module) -> bool:
-    init_cfg = getattr(module, 'init_cfg', None) or []
-    init_cfg = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
+def _loads(module: nn.Module) -> bool:
     # DetectoRS' ResNet keeps the path alone.
-    return isinstance(getattr(module, 'pretrained', None), str) or any(
-        'Pretrained' in str(cfg.get('type')) for cfg in init_cfg
-    )
+    own = isinstance(getattr(module, 'pretrained', None), str)
+    return own or 'Pretrained' in str(getattr(module, 'init_cfg', None))
 
 
-def _unit(scheduler: _ParamScheduler, runner: Runner) -> tuple[str, int]:
-    """In what a scheduler counts, and how many of it the training has."""
-    unit = 'epoch' if scheduler.by_epoch else 'iter'
-    return unit, getattr(runner, f'max_{unit}s')
+def loss_settings(cfg: Config) -> dict[str, Any]:
+    """Return the settings of the distillation losses and temperatures, by key."""
+    settings = walk(cfg.get('model'), 'model')
+    return {
+        key: value if isinstance(value, (str, float, int)) else repr(value)
+        for key, value in settings
+        if LOSS.match(key) and not isinstance(value, (dict, list, tuple))
+    }
 
 
-def _check_decay(schedulers: list[_ParamScheduler], runner: Runner) -> None:
-    ends = [(s.end / _unit(s, runner)[1], s) for s in schedulers]
-    share, latest = max(ends, key=lambda end: end[0], default=(1, None))
-    if share < 1 and isinstance(latest, DECAYS):
-        unit, last = _unit(latest, runner)
-        warn(
-            f'{type(latest).__name__} of param_scheduler ends at {unit} {latest.end}, '
-            f'but the training at {unit} {last}: the rest of it keeps the last '
-            f'{latest.param_name}. Set end, and T_max where it has one, to the end of '
-            'the training (train_cfg)'
+def check_resumed(runner: Runner, meta: dict) -> None:
+    """Compare the losses and the teacher with those of the run that is resumed.
+
+    The raw value of tau is resumed, but its range is the config's: an option that was
+    forgotten gives the same weights another meaning.
+
+    Args:
+        runner: The runner.
+        meta: The checkpoint's, with what :func:`note_run` wrote.
+
+    Raises:
+        ValueError: If a distillation loss, a temperature or the teacher differs.
+    """
+    model = teaching(runner)
+    before, now = meta.get('distillation_loss'), loss_settings(runner.cfg)
+    if before is None and now:
+        warn('the checkpoint does not tell its distillation loss: it is not compared')
+    elif before is not None and before != now:
+        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        lines = [f'{k}={now.get(k)!r}, was {before.get(k)!r}' for k in changed]
+        raise ValueError(
+            f'cannot resume with another distillation loss: {some(lines)}. Give the '
+            'options of the first start again, or start a new run with load_from'
+        )
+    teacher = meta.get('teacher')
+    if model and teacher and teacher['sha256'] != model.teacher_sha256:
+        raise ValueError(
+            f'cannot resume with another teacher: {teacher["ckpt"]} (sha256 '
+            f'{teacher["sha256"]}), now model.teacher_ckpt={model.teacher_ckpt!r} '
+            f'({model.teacher_sha256}). Resume with the same teacher, or start a new '
+            'run with load_from'
         )
 
 
-def _check_warm_up(scheduler: _ParamScheduler, runner: Runner) -> None:
-    unit, last = _unit(scheduler, runner)
-    if scheduler.end <= last or not _is_warm_up(scheduler):
-        return
-    warn(
-        f'{type(scheduler).__name__} of param_scheduler warms up until {unit} '
-        f'{scheduler.end}, but the training ends at {unit} {last}, before '
-        f'{scheduler.param_name} is what optim_wrapper says. Set end well below '
-        f'{last}, or train longer (train_cfg)'
-    )
-
-
-def _is_warm_up(scheduler: _ParamScheduler) -> bool:
-    if isinstance(scheduler, LinearParamScheduler):
-        return scheduler.start_factor < scheduler.end_factor
-    if isinstance(scheduler, ConstantParamScheduler):
-        return scheduler.factor < 1
-    return 'Warmup' in type(scheduler).__name__
+def note_run(runner: Runner, meta: dict) -> None:
+    """Write into a checkpoint's ``meta`` what :func:`check_resumed` compares."""
+    meta['distillation_loss'] = loss_settings(runner.cfg)
+    model = teaching(runner)
+    if model is not None:
+        meta['teacher'] = dict(ckpt=model.teacher_ckpt, sha256=model.teacher_sha256)
 
 
 def check_weights(runner: Runner, checkpoint: dict) -> list[str]:
@@ -148,11 +128,6 @@ def check_weights(runner: Runner, checkpoint: dict) -> list[str]:
     raise ValueError(
         f'{runner._load_from or runner.work_dir}: {len(lost)} of {len(own)} weights of '
         f'the model are missing or of another shape, {lost[0]} for example; the file '
-        f'has {", ".join(prefixes)}. Resume with the config of the run'
-        + (
-            '; a distillation run has architecture and distiller: evaluate the '
-            'extracted student with its own config (configs/baseline)'
-            if 'architecture' in {key.split('.')[0] for key in [*own, *found]}
-            else ''
-        )
+        f'has {", ".join(prefixes)}. Give the config of the run; an extracted student '
+        'has its own (configs/baseline)'
     )

@@ -1,4 +1,4 @@
-"""Is this the right teacher: its classes, its levels, its mAP."""
+"""The teacher held against the data: its class names, its mAP."""
 
 from __future__ import annotations
 
@@ -73,13 +73,8 @@ def evaluate_teacher(
         Name and value of the evaluator's first mAP.
 
     Raises:
-        ValueError: If the config has no validation, or it gives no mAP.
+        ValueError: If ``val_evaluator`` gives no mAP.
     """
-    if runner.val_loop is None:
-        raise ValueError(
-            'default_hooks.preflight.expect_map needs val_dataloader, val_cfg and '
-            'val_evaluator'
-        )
     dataset = runner.val_dataloader.dataset
     images = min(images, len(dataset))
     loader = runner.build_dataloader(
@@ -97,10 +92,10 @@ def evaluate_teacher(
         for batch in batches:
             evaluator.process(teacher.val_step(batch), batch)
     metrics = evaluator.evaluate(images)
-    for name, value in metrics.items():
-        if name.endswith('mAP'):
-            return name, float(value)
-    raise ValueError(
-        'default_hooks.preflight.expect_map needs a val_evaluator with a metric named '
-        f'*mAP, got {sorted(metrics)}'
-    )
+    name = next((name for name in metrics if name.endswith('mAP')), None)
+    if name is None:
+        raise ValueError(
+            'default_hooks.preflight.expect_map needs a val_evaluator with a metric '
+            f'named *mAP, got {sorted(metrics)}'
+        )
+    return name, float(metrics[name])

@@ -1,10 +1,10 @@
-"""How messages list names, show values and warn."""
+"""Parts of messages: lists of names, the nearest name, warnings."""
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 from mmengine.logging import print_log
 
@@ -24,10 +24,18 @@ def some(names: Iterable[str], shown: int = 3) -> str:
     return ', '.join(names[:shown]) + more
 
 
-def value_of(value: Any) -> str:
-    """Write a config's value, cut off where it is long."""
-    text = repr(value)
-    return text if len(text) < 80 else f'{text[:76]} ...'
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Suggest the known name that is most like a misspelt one.
+
+    Args:
+        name: The misspelt name.
+        known: The names there are.
+
+    Returns:
+        For example ``': did you mean tau_range?'``; empty if none is like it.
+    """
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f': did you mean {near[0]}?' if near else ''
 
 
 def warn(message: str) -> None:

@@ -9,6 +9,7 @@ from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
 
 from ctkd_mm import CurriculumHook, TemperatureScheduleHook, set_progress
+from ctkd_mm.checks.config import READ_AT
 from ctkd_mm.models.temperatures.base import find_temperatures
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -75,6 +76,7 @@ def test_config_builds_offline(path, monkeypatch, root):
     monkeypatch.chdir(root)
     cfg = Config.fromfile(path)
     assert Config.fromstring(cfg.pretty_text, '.py').model == cfg.model
+    assert not READ_AT.keys() & cfg.keys(), 'nothing reads them there'
     for name, hook in SAFE_HOOKS.items():
         assert cfg.default_hooks[name].type == hook.type
     assert cfg.train_cfg.type == 'ctkd_mm.ResumableEpochBasedTrainLoop'

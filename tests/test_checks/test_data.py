@@ -1,17 +1,22 @@
 from __future__ import annotations
 
-import gc
 import json
-import re
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mmdet.datasets import CocoDataset, MultiImageMixDataset
+from mmdet.evaluation import CocoMetric
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
-from torch.utils.data import Dataset
+from mmengine.evaluator import Evaluator
 
-from ctkd_mm.checks.annotation_check import check_annotations
-from ctkd_mm.checks.data import check_dataset
+from ctkd_mm.checks.data import (
+    id_faults,
+    label_faults,
+    other_images,
+    parts,
+    read,
+    wrong_annotations,
+)
 from ctkd_mm.engine.loops.seeded_data import SeededDataset
 
 DIGITS = tuple('0123456789')
@@ -34,16 +39,73 @@ def coco(digits, tmp_path):
     return build
 
 
-def lose_category(content) -> None:
-    content['categories'].pop(3)
-    content['annotations'] = [
-        a for a in content['annotations'] if a['category_id'] != 4
-    ]
+def faults(dataset: CocoDataset) -> list[str]:
+    return list(label_faults('key', dataset, read(dataset.ann_file)))
 
 
-def test_a_sound_set_passes_without_a_word(coco, warnings):
-    check_dataset(coco(), 'key')
-    assert warnings == []
+def test_the_labels_of_a_sound_set_pass(coco):
+    assert faults(coco()) == []
+    assert faults(coco(metainfo=dict(classes=DIGITS[:9]))) == []
+
+
+def test_a_class_that_the_file_lacks_is_told_with_the_nearest(coco):
+    (line,) = faults(coco(metainfo=dict(classes=('zero 0', *DIGITS[1:]))))
+    assert line.startswith("key.metainfo.classes has 'zero 0', ")
+    assert "All later labels would shift. Its names: '0', '1', '2' and 7 more" in line
+    (line,) = faults(
+        coco(lambda content: content['categories'][7].update(name='7 seven'))
+    )
+    assert "has '7', " in line
+
+
+def test_another_order_is_told_with_both_names(coco):
+    (line,) = faults(coco(lambda content: content['categories'].reverse()))
+    assert "has '0' where " in line and "has '9': write the names in the order" in line
+
+
+def test_forgotten_metainfo_is_told_with_the_names_to_paste(coco):
+    dataset = coco(metainfo=None, filter_cfg=None)
+    (line,) = faults(dataset)
+    assert line.startswith('key.metainfo is not set, so its classes are not those of')
+    assert f'Write metainfo=dict(classes={DIGITS!r}) in each data set' in line
+    assert 'num_classes=10 in every box head' in line
+
+
+def repeat(kind, field):
+    def change(content) -> None:
+        content[kind][1][field] = content[kind][0][field]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        (lambda content: None, []),
+        (repeat('images', 'id'), ['"id" repeats in "images": 0.']),
+        (repeat('categories', 'id'), ['"id" repeats in "categories": 1.']),
+        (repeat('categories', 'name'), ['"name" repeats in "categories": \'0\'.']),
+        (
+            lambda content: content['annotations'][0].update(image_id=777),
+            ['1 annotations have a image_id that is not in "images", 777 for'],
+        ),
+        (
+            lambda content: content['annotations'][0].update(category_id=777),
+            ['1 annotations have a category_id that is not in "categories", 777 for'],
+        ),
+    ],
+    ids=['sound', 'image', 'category', 'name', 'lost image', 'lost category'],
+)
+def test_entries_that_hide_each_other_or_belong_nowhere_are_told(
+    digits, tmp_path, change, told
+):
+    content = json.loads((digits / 'annotations/train.json').read_text())
+    change(content)
+    path = tmp_path / 'train.json'
+    path.write_text(json.dumps(content))
+    lines = list(id_faults(read(str(path))))
+    assert [line[: len(start)] for line, start in zip(lines, told)] == told
+    assert bool(lines) == bool(told)
 
 
 @pytest.mark.parametrize(
@@ -65,87 +127,50 @@ def test_a_sound_set_passes_without_a_word(coco, warnings):
     ids=['seeded', 'repeat', 'balanced', 'concat', 'mix', 'nested'],
 )
 def test_wrappers_are_looked_into(coco, wrap, key):
-    dataset = wrap(coco(lose_category))
-    with pytest.raises(ValueError, match=rf"^{key}\.metainfo\.classes=.* '3'"):
-        check_dataset(dataset, 'key')
+    part = coco()
+    assert list(parts(wrap(part), 'key')) == [(key, part)]
 
 
-def test_another_format_passes():
-    class Squares(Dataset):
-        def __len__(self):
-            return 3
+def test_other_formats_and_wrappers_pass_and_a_coco_set_does_not(coco):
+    def told(dataset) -> list[str]:
+        loader = SimpleNamespace(dataset=dataset)
+        return list(
+            wrong_annotations(SimpleNamespace(train_dataloader=loader, val_loop=None))
+        )
 
-    check_dataset(Squares(), 'key')
-
-
-def test_a_set_without_samples_is_refused_in_any_format():
-    class Nothing(Dataset):
-        def __len__(self):
-            return 0
-
-    with pytest.raises(ValueError, match='^key has no image: ann_file=None'):
-        check_dataset(Nothing(), 'key')
+    wrong = coco(lambda content: content['categories'].reverse())
+    (line,) = told(RepeatDataset(wrong, 2))
+    assert line.startswith('train_dataloader.dataset.dataset.metainfo.classes has')
+    assert told([1, 2, 3]) == []
 
 
-def test_a_subset_of_the_classes_is_told_with_the_number_left_out(coco, warnings):
-    check_dataset(coco(metainfo=dict(classes=DIGITS[:9])), 'key')
-    (line,) = warnings
-    content = json.loads(Path(coco().ann_file).read_text())
-    nines = sum(a['category_id'] == 10 for a in content['annotations'])
-    assert nines > 0
-    assert f'key: {nines} of {len(content["annotations"])} annotations' in line
-
-
-def test_dropped_boxes_are_counted(coco, warnings):
-    def change(content) -> None:
-        for i, box in enumerate(([500, 500, 9, 9], [5, 5, 0, 9], [-20, 5, 9, 9])):
-            content['annotations'][i]['bbox'] = box
-
-    check_dataset(coco(change), 'key')
-    (line,) = warnings
-    assert 'key: MMDetection drops 3 of 92 annotations' in line
-
-
-def without_objects(content) -> None:
-    content['annotations'] = []
-
-
-def test_images_of_background_alone_are_sound_beside_others_and_told(coco, warnings):
-    keep = dict(filter_cfg=dict(filter_empty_gt=False))
-    with pytest.raises(ValueError, match='^key: .* has no annotations, so no box'):
-        check_dataset(coco(without_objects, **keep), 'key')
-    empty = coco(without_objects, **keep)
-    Path(empty.ann_file).rename(Path(empty.ann_file).with_name('empty.json'))
-    empty.ann_file = str(Path(empty.ann_file).with_name('empty.json'))
-    check_dataset(ConcatDataset([coco(), empty]), 'key')
-    (line,) = warnings
-    assert line.startswith('key.datasets.1: ') and 'background alone' in line
-
-
-def test_a_file_under_two_ids_is_told_with_both_numbers(coco, warnings):
-    def change(content) -> None:
-        content['images'][1]['file_name'] = content['images'][0]['file_name']
-
-    check_dataset(coco(change), 'key')
-    (line,) = warnings
-    assert line.startswith('key: 16 images of ') and 'are 15 files' in line
-
-
-def test_only_images_that_are_used_must_exist(coco, digits):
-    def change(content) -> None:
-        content['images'][15]['file_name'] = 'none.png'
-
-    check_dataset(coco(change, indices=15), 'key')
-    with pytest.raises(ValueError, match=r'1 of 16 images .*/none\.png\. Get them'):
-        check_dataset(coco(change), 'key')
-
-
-def test_images_in_several_folders_are_found(coco, digits):
-    def change(content) -> None:
-        for image in content['images'][:8]:
-            image['file_name'] = f'../train/{image["file_name"]}'
-
-    check_dataset(coco(change), 'key')
+@pytest.mark.parametrize(
+    ('file', 'indices', 'told'),
+    [
+        ('train.json', None, None),
+        ('val.json', None, '4 images, val_dataloader.dataset 16, 4 of'),
+        ('train.json', 5, '16 images, val_dataloader.dataset 5, 5 of'),
+    ],
+    ids=['same', 'other', 'part'],
+)
+def test_an_evaluator_of_other_images_is_told_with_both_numbers(
+    digits, coco, file, indices, told
+):
+    dataset = coco(test_mode=True, indices=indices)
+    metric = CocoMetric(ann_file=f'{digits}/annotations/{file}')
+    loop = SimpleNamespace(
+        dataloader=SimpleNamespace(dataset=dataset), evaluator=Evaluator(metric)
+    )
+    runner = SimpleNamespace(val_loop=loop, test_loop=None)
+    lines = list(other_images(runner))
+    assert list(other_images(runner, 'test')) == []
+    if told is None:
+        assert lines == []
+        return
+    (line,) = lines
+    assert line.startswith(f'val_evaluator.ann_file has {told}')
+    metric.format_only = True  # counts nothing
+    assert list(other_images(runner)) == []
 
 
 @pytest.mark.parametrize(
@@ -164,81 +189,7 @@ def test_polygons_are_skipped_and_nothing_else(tmp_path, segmentation, last):
     )
     path = tmp_path / 'a.json'
     path.write_text(json.dumps(content))
-    found = check_annotations('key', str(path))
+    found = read(str(path))
     if isinstance(segmentation, list):
         box['segmentation'] = []
     assert found == content
-    assert gc.isenabled()
-
-
-def as_corners(content) -> None:
-    for annotation in content['annotations']:
-        x, y, width, height = annotation['bbox']
-        annotation['bbox'] = [x, y, x + width, y + height]
-
-
-def test_corners_in_place_of_sizes_are_told_with_the_cure(coco, warnings):
-    check_dataset(coco(as_corners), 'key')
-    line = warnings[-1]
-    number = int(re.match(r'key: (\d+) of 92 boxes', line).group(1))
-    assert number > 0.3 * 92
-    assert ' 128 x 128 pixels for example. bbox is [x, y, width, height]; ' in line
-    assert 'these look like [x1, y1, x2, y2]: write [x1, y1, x2 - x1, ' in line
-
-
-def move_outside(number, x):
-    def change(content) -> None:
-        for annotation in content['annotations'][:number]:
-            width = annotation['bbox'][2]
-            annotation['bbox'][0] = 128 - width + x
-
-    return change
-
-
-def test_boxes_outside_for_another_reason_are_not_called_corners(coco, warnings):
-    check_dataset(coco(move_outside(5, 4)), 'key')
-    (line,) = warnings
-    assert line.startswith('key: 5 of 92 boxes ')
-    assert (
-        'for example. Correct bbox, or width and height of the images, unless' in line
-    )
-
-
-@pytest.mark.parametrize(('number', 'pixels'), [(4, 4), (92, 3)])
-def test_few_boxes_outside_or_by_a_rounding_are_nothing(coco, warnings, number, pixels):
-    check_dataset(coco(move_outside(number, pixels)), 'key')
-    assert warnings == []
-
-
-@pytest.mark.parametrize('kept', [(), ('5',)], ids=['none', 'one'])
-def test_forgotten_metainfo_is_refused_with_the_names_to_paste(coco, kept):
-    def change(content) -> None:
-        for category in content['categories']:
-            if category['name'] in kept:
-                category['name'] = 'person'
-
-    names = ['person' if name in kept else name for name in DIGITS]
-    message = re.escape(
-        'key.metainfo is not set: the data set took the 80 class names of CocoDataset: '
-        f"'person', 'bicycle', 'car' and 77 more. Write metainfo=dict(classes="
-        f'{tuple(names)!r}) in the config of each data set, and num_classes=10 in every'
-    )
-    with pytest.raises(ValueError, match=message):
-        check_dataset(coco(change, metainfo=None), 'key')
-
-
-def test_a_relative_path_is_told_with_the_current_folder(coco, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    here = re.escape(f' (a relative path, in the current folder {tmp_path}')
-    with pytest.raises(ValueError, match=rf'key\.ann_file: a/b\.json .* read{here}'):
-        check_annotations('key', 'a/b.json')
-    relative = CocoDataset(
-        ann_file=coco().ann_file,
-        data_prefix=dict(img='train'),
-        metainfo=dict(classes=DIGITS),
-    )
-    with pytest.raises(ValueError, match=rf'16 of 16 images .* do not exist: .*{here}'):
-        check_dataset(relative, 'key')
-    with pytest.raises(ValueError) as caught:
-        check_annotations('key', str(tmp_path / 'b.json'))
-    assert 'current folder' not in str(caught.value)

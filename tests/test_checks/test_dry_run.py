@@ -14,8 +14,14 @@ from ctkd_mm.checks.dry_run import check
 CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
 
 
+def signals() -> tuple:
+    return signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(15)
+
+
+@pytest.mark.start
 def test_a_sound_config_is_reported_and_leaves_nothing_behind(demo_cfg, teacher_ckpt):
-    before = demo_cfg.to_dict()
+    del demo_cfg.default_hooks['preflight']  # it is checked all the same
+    before, meaning = demo_cfg.to_dict(), signals()
     report = check(demo_cfg)
     assert report[0].startswith(f'teacher_ckpt {teacher_ckpt}, weights sha256 ')
     assert report[1] == (
@@ -27,30 +33,18 @@ def test_a_sound_config_is_reported_and_leaves_nothing_behind(demo_cfg, teacher_
     )
     assert not Path(demo_cfg.work_dir).exists()
     assert demo_cfg.to_dict() == before
+    assert signals() == meaning
 
 
+@pytest.mark.start
 def test_a_plain_detector_is_checked_too(demo_cfg):
     demo_cfg.model = demo_cfg.model.architecture
     demo_cfg.custom_hooks = []
-    demo_cfg.paramwise_cfg = demo_cfg.optim_wrapper.paramwise_cfg = None
+    demo_cfg.optim_wrapper.paramwise_cfg = None
     assert check(demo_cfg) == []
 
 
-def test_a_config_without_the_hook_is_checked_all_the_same(demo_cfg):
-    del demo_cfg.default_hooks['preflight']
-    assert len(check(demo_cfg)) == 4
-
-
-def signals() -> tuple:
-    return signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(15)
-
-
-def test_signals_keep_their_meaning(demo_cfg):
-    before = signals()
-    check(demo_cfg)
-    assert signals() == before
-
-
+@pytest.mark.start
 def test_signals_get_it_back_after_a_training_that_failed(demo_cfg):
     before = signals()
     demo_cfg.val_cfg = demo_cfg.val_dataloader = demo_cfg.val_evaluator = None
@@ -69,6 +63,7 @@ def test_signals_get_it_back_after_a_training_that_failed(demo_cfg):
     assert signals() == before
 
 
+@pytest.mark.start
 def test_warnings_are_shown_and_nothing_else_is_printed(demo_cfg, capsys):
     demo_cfg.model.architecture.backbone.norm_eval = True
     check(demo_cfg)
@@ -76,12 +71,6 @@ def test_warnings_are_shown_and_nothing_else_is_printed(demo_cfg, capsys):
     assert all(' - WARNING - ' in line for line in found), found
     told = [line for line in found if 'loads no weights' in line]
     assert len(told) == 1
-
-
-def test_a_resume_is_looked_for_by_the_training_alone(demo_cfg, capsys):
-    demo_cfg.resume = True
-    check(demo_cfg)
-    assert 'nothing to resume' not in capsys.readouterr().out
 
 
 @pytest.mark.process

@@ -93,6 +93,7 @@ class Oracle:
         return data['data_samples']
 
 
+@pytest.mark.start
 def test_only_the_images_that_were_looked_at_count(demo_cfg):
     runner = Runner.from_cfg(demo_cfg)
     runner.build_val_loop(runner._val_loop)

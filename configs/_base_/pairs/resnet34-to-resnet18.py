@@ -9,5 +9,5 @@ model = dict(
     architecture=_base_.model,
     teacher=dict(cfg_path='mmpretrain::resnet/resnet34_8xb32_in1k.py'),
     teacher_ckpt='https://download.openmmlab.com/mmclassification/v0/resnet/resnet34_8xb32_in1k_20210831-f257d4e6.pth',
-    distiller=_base_.distiller,
+    distiller=_base_.pop('distiller'),
 )

@@ -11,5 +11,5 @@ model = dict(
     architecture=_base_.model,
     teacher=dict(cfg_path='mmpretrain::resnet/resnet50_8xb16_cifar100.py'),
     teacher_ckpt='https://download.openmmlab.com/mmclassification/v0/resnet/resnet50_b16x8_cifar100_20210528-67b58a1b.pth',
-    distiller=_base_.distiller,
+    distiller=_base_.pop('distiller'),
 )

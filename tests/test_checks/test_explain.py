@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import HOOKS, MODELS
+
+from ctkd_mm.checks.explain import explain
+
+TEMPERATURE = dict(type='ctkd_mm.GlobalTemperature')
+
+
+def error_of(build, cfg: dict) -> Exception:
+    with pytest.raises(Exception) as caught:
+        build(cfg)
+    return caught.value
+
+
+def of_model(**model) -> Config:
+    return Config(dict(model=model, variable=dict(tau_rnage=1)))
+
+
+def test_a_misspelt_argument_is_told_with_key_value_and_the_nearest():
+    loss = dict(type='ctkd_mm.CTKDLoss', temperature=dict(TEMPERATURE, tau_rnage=5))
+    error = error_of(MODELS.build, loss)
+    text = explain(error, of_model(loss_kd=loss))
+    assert text.startswith(str(error))
+    told = '[model.loss_kd.temperature.tau_rnage=5: did you mean tau_range?]'
+    assert text.endswith(told)
+
+
+def test_an_argument_that_a_class_hands_to_its_parent_is_none():
+    loss = dict(type='ctkd_mm.CTKDLoss', temperature=TEMPERATURE, loss_wieght=2)
+    text = explain(error_of(MODELS.build, loss), of_model(loss_kd=loss))
+    assert text.endswith('[model.loss_kd.loss_wieght=2: did you mean loss_weight?]')
+
+
+@pytest.mark.parametrize(
+    ('build', 'key', 'name', 'near'),
+    [
+        (MODELS.build, 'model', 'ctkd_mm.CTKDLos', 'CTKDLoss'),
+        (HOOKS.build, 'custom_hooks', 'ctkd_mm.CuriculumHook', 'CurriculumHook'),
+    ],
+)
+def test_a_misspelt_type_is_told_with_key_and_the_nearest(build, key, name, near):
+    error = error_of(build, dict(type=name))
+    cfg = Config({key: [dict(type=name)]})
+    told = f'[{key}.0.type={name!r}: did you mean {near}?]'
+    assert explain(error, cfg).endswith(told)
+
+
+@pytest.mark.parametrize(
+    'error', [KeyError('mask'), ValueError('train.txt is not JSON'), OSError('gone')]
+)
+def test_another_error_keeps_its_own_words(error):
+    assert explain(error, of_model(backbone=dict(mask='mask'))) == str(error.args[0])
+
+
+def test_an_error_without_words_is_told_by_its_kind():
+    assert explain(AssertionError(), None) == 'AssertionError'
+
+
+def test_an_error_is_told_where_the_config_cannot_be_looked_into():
+    error = TypeError("unexpected keyword argument 'x'")
+    assert explain(error, None) == str(error)
