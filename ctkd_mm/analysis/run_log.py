@@ -7,7 +7,7 @@ import math
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Iterable, Union
+from typing import Any, Iterable, Iterator, Union
 
 from mmengine.config import Config
 
@@ -67,6 +67,26 @@ def read_config(run: PathLike) -> Config:
     if not dumped.is_file():
         raise FileNotFoundError(f'{dumped} is missing: MMEngine writes it at the start')
     return Config.fromfile(dumped, import_custom_modules=False)
+
+
+def flatten(value: Any, key: str = '') -> Iterator[tuple[str, Any]]:
+    """Walk through a config.
+
+    Args:
+        value: A config, or a value in one.
+        key: Where it is, for example ``model``; empty at the top.
+
+    Yields:
+        Dotted key and value of everything that holds no dict, for example
+        ``('custom_hooks.0.end', 5)``.
+    """
+    if isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict) or not value:
+        yield key, value
+        return
+    for name, item in value.items():
+        yield from flatten(item, f'{key}.{name}' if key else str(name))
 
 
 def run_name(run: PathLike) -> str:
