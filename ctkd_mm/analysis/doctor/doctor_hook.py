@@ -56,13 +56,7 @@ class TemperatureDoctorHook(Hook):
         self.log = runner.work_dir if runner.iter else fresh
         self.warned: set[str] = set()
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Judge where there are no epochs."""
         by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
         if by_iter and self.every_n_train_iters(runner, ITERATIONS_PER_EPOCH):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence
 
 from ctkd_mm.analysis.doctor.diagnose import Finding, diagnose_run
-from ctkd_mm.analysis.report.boxes import FONTS, IOU_THR, SCORE_THR, place_texts
-from ctkd_mm.analysis.report.detections import ValSet, evaluate_runs
-from ctkd_mm.analysis.report.figures import COLORS, draw_figures
+from ctkd_mm.analysis.report.detections import (
+    IOU_THR,
+    SCORE_THR,
+    ValSet,
+    evaluate_runs,
+)
+from ctkd_mm.analysis.report.figures import COLORS, FONTS, draw_figures, place_texts
 from ctkd_mm.analysis.report.runs import (
     RunRecord,
     config_differences,
@@ -17,6 +22,7 @@ from ctkd_mm.analysis.report.runs import (
     training_minutes,
 )
 from ctkd_mm.analysis.run_log import PathLike, short_path
+from ctkd_mm.utils.files import write_atomically
 
 TEMPLATE = Path(__file__).with_name('report.html')
 
@@ -62,10 +68,8 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
         environment={k: [r.environment.get(k, '–') for r in records] for k in keys},
         versions=_versions(),
     )
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding='utf-8')
-    return out
+    write_atomically(out, page.encode())
+    return Path(out)
 
 
 def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
@@ -95,10 +99,9 @@ def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
 def _verdicts(run: RunRecord) -> dict[str, list[Finding]]:
     """The doctor's findings for each learned temperature."""
     try:
-        findings = diagnose_run(run.path)
+        return diagnose_run(run.path)
     except ValueError:  # nothing was learned
         return {}
-    return findings if isinstance(findings, dict) else {'': findings}
 
 
 def _score(value: float | None) -> str:
@@ -108,12 +111,5 @@ def _score(value: float | None) -> str:
 
 
 def _versions() -> dict[str, str]:
-    import mmdet
-    import mmengine
-    import mmrazor
-    import torch
-
-    import ctkd_mm
-
-    modules = ctkd_mm, torch, mmengine, mmdet, mmrazor
-    return {module.__name__: module.__version__ for module in modules}
+    names = 'ctkd_mm', 'torch', 'mmengine', 'mmdet', 'mmrazor'
+    return {name: import_module(name).__version__ for name in names}
