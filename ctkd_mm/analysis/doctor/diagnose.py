@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any, Sequence
 
-from ctkd_mm.analysis.doctor.rules import (
-    Finding,
-    Track,
-    frozen,
-    healthy,
-    no_ramp,
-    non_finite,
-    oscillating,
-    saturated,
-)
+from ctkd_mm.analysis.doctor.rules import RULES, Finding, Track, healthy, non_finite
 from ctkd_mm.analysis.run_log import PathLike, flatten, read_config, read_scalars
-from ctkd_mm.models.temperatures.learned import Temperature
 
-RULES = (saturated, frozen, oscillating, no_ramp)
 LEARNED = ('GlobalTemperature', 'InstanceTemperature')
+DEFAULTS = dict(tau_init=1.0, tau_range=20.0)  # of a learned temperature
 
 
 def diagnose(
@@ -102,8 +91,8 @@ def diagnose_each(
     shared = ('step', 'lambda', 'epoch') if by_epoch else ('step', 'lambda')
     findings = {}
     for suffix, (tau_init, tau_range) in bounds.items():
-        names = dict({key: key for key in shared}, **{f'tau{suffix}': 'tau'})
-        names[f'tau_min{suffix}'] = 'tau_min'
+        names = {f'tau{suffix}': 'tau', f'tau_min{suffix}': 'tau_min'}
+        names.update(zip(shared, shared))
         own = [{names[k]: v for k, v in line.items() if k in names} for line in lines]
         if any('tau' in line for line in own):
             findings[suffix] = diagnose(own, tau_init, tau_range, ended)
@@ -147,16 +136,12 @@ def _bounds(model: Any) -> dict[str, tuple[float, float]]:
     """``tau_init`` and ``tau_range`` of each learned temperature, by its suffix."""
     flat = dict(flatten(model))
     types = [key for key in flat if f'.{key}'.endswith('.temperature.type')]
-    defaults = inspect.signature(Temperature).parameters
     bounds = {}
     for i, key in enumerate(types):
         path = key[: -len('type')]
         if str(flat[key]).endswith(LEARNED) or f'{path}tau_range' in flat:
-            init, width = (
-                flat.get(path + name, defaults[name].default)
-                for name in ('tau_init', 'tau_range')
-            )
+            own = {name: flat.get(path + name, DEFAULTS[name]) for name in DEFAULTS}
             # A single one has no number in the log.
             suffixes = [f'.{i}'] if i else ['', '.0']
-            bounds.update(dict.fromkeys(suffixes, (init, width)))
+            bounds.update(dict.fromkeys(suffixes, tuple(own.values())))
     return bounds

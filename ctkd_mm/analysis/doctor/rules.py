@@ -121,11 +121,7 @@ def healthy(track: Track) -> Finding:
     """Say that nothing was found."""
     seen = track.way()
     if np.ptp(track.x) < FROZEN_SHARE and track.is_young():
-        seen += (
-            '; too early to tell whether it is frozen (lambda adds up to '
-            f'{track.full_epochs():.2g} epochs of {FROZEN_FULL_EPOCHS:g}, in '
-            f'{track.lines[-1]["step"]} iterations of {FROZEN_ITERATIONS})'
-        )
+        seen += '; too early to tell whether it is frozen'
     return Finding('healthy', seen)
 
 
@@ -199,3 +195,6 @@ def no_ramp(track: Track) -> Finding | None:
     if track.ended and an_epoch_before < last < RAMPED_LAMBDA:
         return Finding('no ramp', f'lambda is only {last:.3g} at the end, {until}')
     return None
+
+
+RULES = (saturated, frozen, oscillating, no_ramp)

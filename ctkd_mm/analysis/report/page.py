@@ -55,7 +55,8 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters.update(score=_score, place_texts=place_texts)
     page = environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(
-        runs=[_row(run, sets) for run in records],
+        runs=records,
+        rows=[_row(run, sets) for run in records],
         colors={r.name: COLORS[i % len(COLORS)] for i, r in enumerate(records)},
         figures=draw_figures(records),
         verdicts={run.name: found for run in records if (found := _verdicts(run))},
@@ -74,14 +75,12 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
 
 def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
     """What the table of runs shows of one run."""
-    known = [line for line in run.metrics if run.metric in line]
-    best = max(known, key=lambda line: line[run.metric], default={})
-    last = known[-1] if known else {}
+    known = [line for line in run.metrics if run.metric in line] or [{}]
+    best, last = max(known, key=lambda line: line.get(run.metric, 0)), known[-1]
     detectors = [d for one in sets for d in one.detectors.values()]
     minutes = training_minutes(run.scalars)
     return dict(
-        name=run.name,
-        metric=run.metric,
+        run=run,
         final=last.get(run.metric),
         best=best.get(run.metric),
         best_at=best.get('step'),
@@ -89,10 +88,7 @@ def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
         parameters=next((d.parameters for d in detectors if run.name in d.runs), None),
         minutes=None if math.isnan(minutes) else minutes,
         iterations=run.scalars[-1]['step'] if run.scalars else 0,
-        seed=run.seed,
-        method=run.method,
         teacher=run.teacher and short_path(run.teacher),
-        checkpoint=run.checkpoint and run.checkpoint.name,
     )
 
 

@@ -89,8 +89,8 @@ class Seen:
         name: Path of the temperature in the model.
         temperature: The temperature, called with both models' logits, (N, C).
         loss: The loss around it.
-        labels: Module called with logits and labels of the same rows, if there is one.
-        background: The label of the background; None where there is none.
+        head: Box head of MMDetection whose classification loss is called with logits
+            and labels of the same rows, if there is one.
     """
 
     def __init__(
@@ -98,22 +98,24 @@ class Seen:
         name: str,
         temperature: nn.Module,
         loss: nn.Module,
-        labels: nn.Module | None = None,
-        background: int | None = None,
+        head: nn.Module | None = None,
     ) -> None:
-        self.name, self.loss, self.background = name, loss, background
+        self.name, self.loss = name, loss
+        # The label after those of the classes is the background's.
+        self.background = getattr(head, 'num_classes', None)
         self._calls: list[tuple[Tensor, ...]] = []
         self._labels: list[Tensor] = []
         self._steps: list[Rows] = []
         temperature.register_forward_pre_hook(self._look, with_kwargs=True)
-        if labels is not None:
-            labels.register_forward_pre_hook(
-                lambda module, args: self._labels.append(args[1])
-            )
+        if head is not None:
+            head.loss_cls.register_forward_pre_hook(self._look_at_labels)
 
     def _look(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         preds = [*args, *kwargs.values()][:2]
         self._calls.append(tuple(pred.detach().double() for pred in preds))
+
+    def _look_at_labels(self, module: nn.Module, args: tuple) -> None:
+        self._labels.append(args[1])
 
     def end_step(self) -> None:
         """Keep the rows of a step that is over."""
@@ -123,7 +125,8 @@ class Seen:
             if self._labels and len(self._labels[-1]) == len(labels):
                 labels = self._labels[-1]
             self._steps.append(_drawn(Rows(preds_S, preds_T, labels, self.loss)))
-        self._calls, self._labels = [], []
+        self._calls.clear()
+        self._labels.clear()
 
     def parts(self) -> dict[str, Rows]:
         """Return all rows, and before them foreground and background if not empty."""
@@ -217,11 +220,8 @@ def watch(model: BaseModel) -> list[Seen]:
             f'model.type={type(model).__name__} has no learnable temperature: give a '
             'config such as those in configs/ctkd, for example of the same pair'
         )
-    of_labels = {}
+    head = None
     if hasattr(model, 'student_stage'):
         head = box_head('architecture', model.student, model.student_stage)
-        of_labels = dict(labels=head.loss_cls, background=head.num_classes)
-    return [
-        Seen(name, module, model.get_submodule(name.rpartition('.')[0]), **of_labels)
-        for name, module in found.items()
-    ]
+    losses = (model.get_submodule(name.rpartition('.')[0]) for name in found)
+    return [Seen(k, v, loss, head) for (k, v), loss in zip(found.items(), losses)]

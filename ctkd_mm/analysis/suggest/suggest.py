@@ -89,14 +89,12 @@ def config_key(name: str, cfg: Config) -> str:
         cfg: The config.
 
     Returns:
-        For example ``model.loss_kd.temperature``; of a distiller of MMRazor's own, and
-        where the config has no such key, ``model.`` and the path.
+        For example ``model.loss_kd.temperature``. Where the model has no ``loss_kd``,
+        as in a distiller of MMRazor's own, ``model.`` and the path.
     """
-    short = name.replace('distiller.distill_losses.', '')
-    entry = cfg.model
-    for part in short.split('.'):
-        entry = entry.get(part) if isinstance(entry, dict) else None
-    return f'model.{name if entry is None else short}'
+    if 'loss_kd' in cfg.model:
+        name = name.replace('distiller.distill_losses.', '')
+    return f'model.{name}'
 
 
 def draw(curves: dict[Seen, dict[str, TauCurve]], out: str | Path) -> Path:

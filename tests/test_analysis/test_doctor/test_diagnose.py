@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 import random
 import re
@@ -8,9 +9,10 @@ import pytest
 from helpers.run_logs import train_line, write_log
 
 from ctkd_mm.analysis.doctor import rules
-from ctkd_mm.analysis.doctor.diagnose import diagnose, diagnose_run
+from ctkd_mm.analysis.doctor.diagnose import DEFAULTS, diagnose, diagnose_run
 from ctkd_mm.analysis.doctor.rules import Track
 from ctkd_mm.cli_runs import diagnose as diagnose_tool
+from ctkd_mm.models.temperatures.learned import Temperature
 from ctkd_mm.models.temperatures.ramps import cosine_curriculum
 
 EPOCHS, PER_EPOCH = 12, 20  # logged lines an epoch, 50 iterations apart
@@ -355,6 +357,11 @@ def test_of_a_temperature_for_each_sample_the_mean_is_judged(tmp_path):
     (finding,) = diagnose_run(tmp_path)['']
     assert finding.verdict == 'frozen'
     assert finding.seen.startswith('mean tau went from 15.62')
+
+
+def test_the_defaults_are_those_of_a_learned_temperature():
+    parameters = inspect.signature(Temperature).parameters
+    assert {k: parameters[k].default for k in DEFAULTS} == DEFAULTS
 
 
 def test_a_temperature_that_learns_nothing_is_refused(tmp_path):
