@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import save_checkpoint
 
-from ctkd_mm.models.algorithms.logit_distill import build_detector
+from ctkd_mm.models.teachers.load import build_detector
 
 CONFIG = 'configs/ctkd/ctkd_faster-rcnn_r101-to-r18_fpn_1x_coco.py'
 SCALE = (320, 224)

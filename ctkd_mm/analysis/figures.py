@@ -1,12 +1,40 @@
-"""A picture of the curriculum: tau and lambda over training."""
+"""Curves of what was logged, and a picture of the curriculum: tau and lambda."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Iterable, Sequence
 
 from ctkd_mm.analysis.run_log import PathLike, read_scalars, run_name
+
+
+def draw_curve(
+    axes: Any, lines: Iterable[dict], key: str, *style: str, **styles: Any
+) -> None:
+    """Draw a logged value over ``step``, with its band from minimum to maximum.
+
+    Args:
+        axes: Axes of matplotlib.
+        lines: What was logged; lines without the key are left out.
+        key: Key of the value. Where ``tau.0`` has a band, its ends are ``tau_min.0``
+            and ``tau_max.0``.
+        style: Format of the line, as ``plot`` takes it.
+        styles: More of its looks, as ``plot`` takes them.
+    """
+    lines = [line for line in lines if key in line]
+    steps = [line['step'] for line in lines]
+    (drawn,) = axes.plot(steps, [line[key] for line in lines], *style, **styles)
+    stem, dot, suffix = key.partition('.')
+    ends = [f'{stem}_{end}{dot}{suffix}' for end in ('min', 'max')]
+    if any(ends[0] in line for line in lines):
+        band = [[line.get(end, math.nan) for line in lines] for end in ends]
+        axes.fill_between(steps, *band, color=drawn.get_color(), alpha=0.2, lw=0)
+
+
+def keys_of(lines: Iterable[dict], stem: str) -> list[str]:
+    """Find the keys of a scalar: ``tau``, or ``tau.0``, ``tau.1`` and so on."""
+    return sorted({k for line in lines for k in line if k.split('.')[0] == stem})
 
 
 def plot_curriculum(runs: Sequence[PathLike], out: PathLike) -> Path:
@@ -25,42 +53,34 @@ def plot_curriculum(runs: Sequence[PathLike], out: PathLike) -> Path:
         FileNotFoundError: If a run has no JSON log.
         ValueError: If a run's log has no ``tau``.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    # No pyplot: it would pick a display and keep global state.
     from matplotlib.figure import Figure
 
-    # No pyplot: it would pick a display and keep global state.
     figure = Figure(figsize=(7, 5), layout='constrained')
-    FigureCanvasAgg(figure)
     tau_axes, lambda_axes = figure.subplots(2, sharex=True, height_ratios=(2, 1))
     for run in runs:
-        lines = [line for line in read_scalars(run) if any(map(_is_tau, line))]
-        names = sorted({key for line in lines for key in line if _is_tau(key)})
-        if not names:
+        lines = read_scalars(run)
+        keys = keys_of(lines, 'tau')
+        if not keys:
             raise ValueError(
                 f'the log of {run} has no tau: it was not trained with CurriculumHook '
-                'or TemperatureLogHook, or its first logged iteration has not been '
-                'reached'
+                'or TemperatureLogHook, or its first logged iteration is still to come'
             )
-        steps = [line['step'] for line in lines]
-        for name in names:
-            curve = [line.get(name) for line in lines]
-            tau_axes.plot(steps, curve, label=run_name(run) + name[len('tau') :])
-            low, high = (name.replace('tau', f'tau_{end}', 1) for end in ('min', 'max'))
-            if any(low in line for line in lines):
-                band = [[line.get(k, math.nan) for line in lines] for k in (low, high)]
-                tau_axes.fill_between(steps, *band, alpha=0.2)
-        lambda_axes.plot(steps, [line.get('lambda') for line in lines])
-    tau_axes.set_ylabel('temperature')
+        for key in keys:
+            label = run_name(run) + key[len('tau') :]
+            draw_curve(tau_axes, lines, key, label=label)
+        draw_curve(lambda_axes, lines, 'lambda')
     tau_axes.legend()
-    lambda_axes.set_ylabel('lambda')
     lambda_axes.set_xlabel('iteration')
-    for axes in (tau_axes, lambda_axes):
+    for axes, label in ((tau_axes, 'temperature'), (lambda_axes, 'lambda')):
+        axes.set_ylabel(label)
         axes.grid(alpha=0.3)
+    return save(figure, out)
+
+
+def save(figure: Any, out: PathLike) -> Path:
+    """Write a figure of matplotlib, in a folder that is made where it is missing."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
     return out
-
-
-def _is_tau(key: str) -> bool:
-    return key.split('.')[0] == 'tau'

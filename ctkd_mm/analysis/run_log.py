@@ -1,4 +1,4 @@
-"""What MMEngine wrote about a run: its scalars, its metrics and its config."""
+"""What MMEngine wrote of a run: scalars, metrics, config and the student."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import math
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Iterable, Union
+from typing import Any, Iterable, Iterator, Union
 
 from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.runner import CheckpointLoader
 
 from ctkd_mm.utils.messages import some
+from ctkd_mm.utils.weights import student_weights
 
 PathLike = Union[str, Path]
 LOG = '*/vis_data/scalars.json'  # below a work directory
@@ -69,6 +72,53 @@ def read_config(run: PathLike) -> Config:
     return Config.fromfile(dumped, import_custom_modules=False)
 
 
+def flatten(value: Any, key: str = '') -> Iterator[tuple[str, Any]]:
+    """Walk through a config.
+
+    Args:
+        value: A config, or a value in one.
+        key: Where it is, for example ``model``; empty at the top.
+
+    Yields:
+        Dotted key and value of everything that holds no dict, for example
+        ``('custom_hooks.0.end', 5)``.
+    """
+    if isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict) or not value:
+        yield key, value
+        return
+    for name, item in value.items():
+        yield from flatten(item, f'{key}.{name}' if key else str(name))
+
+
+def load_student(student: BaseModel, checkpoint: PathLike) -> None:
+    """Load a trained student, all of it but a temperature in its own head.
+
+    Args:
+        student: The model; its weights are replaced.
+        checkpoint: Path or URL of a student's checkpoint, or of a distillation's.
+
+    Raises:
+        ValueError: If a weight is missing, unexpected or of another shape.
+    """
+    loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+    weights = loaded.get('state_dict', loaded)
+    weights = student_weights(weights) or weights
+    own = student.state_dict()
+    kept = {k: own[k] for k in own if '.temperature.' in k}
+    given = {k: weights[k] for k in weights if '.temperature.' not in k}
+    try:
+        student.load_state_dict({**given, **kept})
+    except RuntimeError as error:  # a line for each fault, after the first
+        faults = [line.strip() for line in str(error).splitlines()[1:]]
+        raise ValueError(
+            f'{checkpoint} does not fit the student ({type(student).__name__}): '
+            f'{some(faults)}. Give a checkpoint that was trained with the config in '
+            'model.architecture, alone or distilled'
+        ) from None
+
+
 def run_name(run: PathLike) -> str:
     """The name of a run: that of its work directory."""
     run = Path(run).resolve()
@@ -97,20 +147,11 @@ def _logs(run: PathLike) -> list[Path]:
     is_log = run.suffix == '.json' and run.is_file()
     logs = [run] if is_log else sorted(run.glob(LOG))
     if not logs:
-        near = some(map(short_path, _runs_near(run)), shown=5)
         raise FileNotFoundError(
             f'{run} has no JSON log: expected a work directory with '
             '<timestamp>/vis_data/scalars.json, or such a file'
-            + (f'. Did you mean {near}?' if near else '')
         )
     return logs
-
-
-def _runs_near(folder: Path) -> list[Path]:
-    """Work directories with a log, up to two folders above or below."""
-    above = [up for up in list(folder.resolve().parents)[:2] if any(up.glob(LOG))]
-    below = {log.parents[2] for n in (1, 2) for log in folder.glob('*/' * n + LOG)}
-    return above + sorted(below)
 
 
 def _lines(run: PathLike) -> list[dict[str, float]]:

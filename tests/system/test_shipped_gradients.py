@@ -11,7 +11,7 @@ from helpers.steps import losses_of, part_of, without_objects
 from mmengine.config import Config
 
 from ctkd_mm import set_lambda
-from ctkd_mm.models.algorithms.logit_distill import build_detector
+from ctkd_mm.models.teachers.load import build_detector
 from ctkd_mm.registry import MODELS
 
 ROOT = Path(__file__).parents[2]

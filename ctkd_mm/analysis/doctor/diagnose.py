@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from dataclasses import replace
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Sequence
 
-from ctkd_mm.analysis.doctor.rules import (
-    Finding,
-    Track,
-    descending,
-    frozen,
-    healthy,
-    no_ramp,
-    non_finite,
-    oscillating,
-    saturated,
-)
-from ctkd_mm.analysis.run_log import PathLike, read_config, read_scalars
-from ctkd_mm.models.temperatures.learned import LearnedTemperature
+from ctkd_mm.analysis.doctor.rules import RULES, Finding, Track, healthy, non_finite
+from ctkd_mm.analysis.run_log import PathLike, flatten, read_config, read_scalars
 
-NOT_CHECKED = 'Not checked: whether tau climbs on the loss, as the log has no tau_slope'
+LEARNED = ('GlobalTemperature', 'InstanceTemperature')
+DEFAULTS = dict(tau_init=1.0, tau_range=20.0)  # of a learned temperature
 
 
 def diagnose(
@@ -41,29 +29,22 @@ def diagnose(
       at least 1 full epoch.
     - ``frozen``: max x - min x < 0.01 over at least 2 full epochs and 200 iterations;
       not at an end.
-    - ``oscillating``: in the second half of the log x spans at least 0.2 and goes to
-      and fro, each time by at least 0.6 of that span, 8 times or more.
-    - ``descending``: let d be tau's change between two neighbouring lines that agree
-      on the sign s of the loss's slope in tau, lambda not 0. The share of tau's way
-      sum(abs(d)) with d s < 0 is at least 0.75, and sum(d s) / sqrt(sum(d²)) is at
-      most -3, which takes 9 changes or more. Not judged of the mean over samples,
-      which moves with the samples too.
+    - ``oscillating``: in the second half of the log x spans at least 0.2 and moves up
+      and down, each time by at least 0.6 of that span, 8 times or more.
     - ``no ramp``: after 3 epochs or more lambda has not changed, or is not logged; or,
       when the training has ended, is below 0.5 and still grows. Not judged in a log
       that lacks the first epoch.
 
     Args:
-        lines: What was logged, as ``run_log.read_scalars`` returns it:
-            ``step``, ``tau`` and, where logged, ``epoch``, ``lambda``, ``tau_slope``
-            (its sign is read). Without ``epoch``, 5000 iterations count as one;
-            without ``lambda``, it counts as 1.
+        lines: What was logged, as ``run_log.read_scalars`` returns it: ``step``,
+            ``tau`` and, where logged, ``epoch`` and ``lambda``. Without ``epoch``,
+            5000 iterations count as one; without ``lambda``, it counts as 1.
         tau_init: Floor of tau.
         tau_range: Width of the range of tau.
         ended: Whether the training has ended.
 
     Returns:
-        The findings; one, healthy, if nothing is wrong. The first one says so if the
-        log has no ``tau_slope``.
+        The findings; one, healthy, if nothing is wrong.
 
     Raises:
         ValueError: If no line has a ``tau``.
@@ -78,21 +59,47 @@ def diagnose(
     lines = [line for line in lines if 'tau' in line]
     if not lines:
         raise ValueError('no logged line has a tau, so there is nothing to diagnose')
-    bad = [i for i, line in enumerate(lines) if not math.isfinite(line['tau'])]
-    sound = lines[: bad[0]] if bad else lines
-    findings = [non_finite(lines[bad[0]])] if bad else []
-    if sound:
-        track = Track(sound, tau_init, tau_range)
-        found = [rule(track) for rule in (saturated, frozen, oscillating, descending)]
-        findings += [finding for finding in (*found, no_ramp(track, ended)) if finding]
+    finite = [math.isfinite(line['tau']) for line in lines]
+    end = len(lines) if all(finite) else finite.index(False)
+    findings = [non_finite(line) for line in lines[end : end + 1]]
+    if end:
+        track = Track(lines[:end], tau_init, tau_range, ended)
+        findings += [found for rule in RULES if (found := rule(track))]
         findings = findings or [healthy(track)]
-    if not any('tau_slope' in line for line in lines):
-        seen = f'{findings[0].seen}. {NOT_CHECKED}'
-        findings[0] = replace(findings[0], seen=seen)
     return findings
 
 
-def diagnose_run(run: PathLike) -> list[Finding] | dict[str, list[Finding]]:
+def diagnose_each(
+    lines: Sequence[dict[str, float]],
+    bounds: dict[str, tuple[float, float]],
+    by_epoch: bool,
+    ended: bool,
+) -> dict[str, list[Finding]]:
+    """Judge several temperatures, each by :func:`diagnose`.
+
+    Args:
+        lines: What was logged.
+        bounds: ``tau_init`` and ``tau_range`` of each, by the suffix of its keys in
+            the log: empty, or ``.0``.
+        by_epoch: Whether the training counts epochs. Otherwise those in the log mean
+            nothing: with ``LogProcessor(by_epoch=True)`` every line is of epoch 1.
+        ended: Whether the training has ended.
+
+    Returns:
+        The findings by that suffix, of those temperatures that were logged.
+    """
+    shared = ('step', 'lambda', 'epoch') if by_epoch else ('step', 'lambda')
+    findings = {}
+    for suffix, (tau_init, tau_range) in bounds.items():
+        names = {f'tau{suffix}': 'tau', f'tau_min{suffix}': 'tau_min'}
+        names.update(zip(shared, shared))
+        own = [{names[k]: v for k, v in line.items() if k in names} for line in lines]
+        if any('tau' in line for line in own):
+            findings[suffix] = diagnose(own, tau_init, tau_range, ended)
+    return findings
+
+
+def diagnose_run(run: PathLike) -> dict[str, list[Finding]]:
     """Judge every learnable temperature of a run from its log and config.
 
     Of a temperature for each sample the mean is judged.
@@ -101,81 +108,40 @@ def diagnose_run(run: PathLike) -> list[Finding] | dict[str, list[Finding]]:
         run: A work directory or ``scalars.json``, with MMEngine's ``config.py``.
 
     Returns:
-        The findings of :func:`diagnose`; with several temperatures in the model, by
-        the suffix of their key in the log, such as ``.0``. They are taken to be
-        numbered in the order in which ``model`` of the config has them.
+        The findings of :func:`diagnose` by the suffix of the temperature's key in the
+        log: empty, or with several temperatures in the model ``.0`` and so on. They
+        are taken to be numbered in the order in which ``model`` of the config has them.
 
     Raises:
         FileNotFoundError: If there is no JSON log or no config.
-        ValueError: If the log has no tau, or none that is learned.
+        ValueError: If the log has no tau of a learned temperature.
     """
     lines = read_scalars(run)
-    keys = {key: None for line in lines for key in line if key.split('.')[0] == 'tau'}
-    if not keys:
-        raise ValueError(
-            f'the log of {run} has no tau: it was trained without a temperature or '
-            'without CurriculumHook, or its first logged iteration is still to come'
-        )
     cfg = read_config(run)
-    if 'max_iters' in (cfg.get('train_cfg') or {}):
-        # With LogProcessor(by_epoch=True) every line is of epoch 1.
-        lines = [{k: v for k, v in line.items() if k != 'epoch'} for line in lines]
-    bounds = [_tau_bounds(found) for found in _temperatures(cfg.get('model'))]
-    findings = {}
-    for suffix in (key[len('tau') :] for key in keys):
-        number = int(''.join(filter(str.isdigit, suffix)) or 0)
-        if number < len(bounds) and bounds[number]:
-            own = of_temperature(lines, suffix)
-            ended = _ended(lines[-1], cfg.get('train_cfg') or {})
-            findings[suffix] = diagnose(own, *bounds[number], ended=ended)
+    train_cfg = cfg.get('train_cfg') or {}
+    by_epoch = 'max_iters' not in train_cfg
+    unit = ('epoch', 'max_epochs') if by_epoch else ('step', 'max_iters')
+    ended = lines[-1].get(unit[0], 0) >= (train_cfg.get(unit[1]) or 0)
+    findings = diagnose_each(lines, _bounds(cfg.get('model')), by_epoch, ended)
     if not findings:
         raise ValueError(
-            f'no tau of {run} is learned: model in its config has no temperature with '
-            "tau_init and tau_range (type='ctkd_mm.GlobalTemperature')"
+            f'the log of {run} has no tau that is learned: it takes CurriculumHook, a '
+            "temperature in model (type='ctkd_mm.GlobalTemperature'), and a first "
+            'logged iteration'
         )
-    return findings[''] if list(findings) == [''] else findings
+    return findings
 
 
-def of_temperature(lines: Iterable[dict], suffix: str) -> list[dict[str, float]]:
-    """Pick the lines of one of several temperatures, as :func:`diagnose` takes them.
-
-    Args:
-        lines: What was logged.
-        suffix: That of its keys: empty, or ``.0``.
-
-    Returns:
-        The lines in which it has a tau, under keys without the suffix.
-    """
-    keys = {key: key for key in ('step', 'epoch', 'lambda')}
-    keys.update({f'{k}{suffix}': k for k in ('tau', 'tau_min', 'tau_slope')})
-    return [
-        {keys[key]: value for key, value in line.items() if key in keys}
-        for line in lines
-        if f'tau{suffix}' in line
-    ]
-
-
-def _ended(last: dict, train_cfg: dict) -> bool:
-    if 'epoch' in last:
-        return last['epoch'] >= (train_cfg.get('max_epochs') or 0)
-    return last['step'] >= (train_cfg.get('max_iters') or 0)
-
-
-def _temperatures(cfg: Any) -> Iterator[dict]:
-    """Every temperature in a config of a model, in its order."""
-    items = cfg.items() if isinstance(cfg, dict) else enumerate(cfg or ())
-    for key, value in items:
-        if key == 'temperature' and isinstance(value, dict):
-            yield value
-        elif isinstance(value, (dict, list, tuple)):
-            yield from _temperatures(value)
-
-
-def _tau_bounds(cfg: dict) -> tuple[float, float] | None:
-    """``tau_init`` and ``tau_range`` of a temperature's config, if it is learned."""
-    names = ('GlobalTemperature', 'InstanceTemperature')
-    if not str(cfg.get('type')).endswith(names) and 'tau_range' not in cfg:
-        return None
-    defaults = inspect.signature(LearnedTemperature).parameters
-    init, width = (cfg.get(k, defaults[k].default) for k in ('tau_init', 'tau_range'))
-    return init, width
+def _bounds(model: Any) -> dict[str, tuple[float, float]]:
+    """``tau_init`` and ``tau_range`` of each learned temperature, by its suffix."""
+    flat = dict(flatten(model))
+    types = [key for key in flat if f'.{key}'.endswith('.temperature.type')]
+    bounds = {}
+    for i, key in enumerate(types):
+        path = key[: -len('type')]
+        if str(flat[key]).endswith(LEARNED) or f'{path}tau_range' in flat:
+            own = {name: flat.get(path + name, DEFAULTS[name]) for name in DEFAULTS}
+            # A single one has no number in the log.
+            suffixes = [f'.{i}'] if i else ['', '.0']
+            bounds.update(dict.fromkeys(suffixes, tuple(own.values())))
+    return bounds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -16,17 +16,19 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from mmengine.utils import import_modules_from_strings
 
-from ctkd_mm.analysis.report.boxes import mark, picture
+from ctkd_mm.analysis.report.figures import make_box, picture
 from ctkd_mm.analysis.report.runs import RunRecord
-from ctkd_mm.analysis.run_log import short_path
+from ctkd_mm.analysis.run_log import load_student, short_path
 from ctkd_mm.models.teachers.load import build_detector, load_teacher
-from ctkd_mm.utils.weights import student_weights, weights_sha256
+from ctkd_mm.utils.weights import weights_sha256
 
 PICTURES = 4
+SCORE_THR = 0.3
+IOU_THR = 0.5
 
 
 @dataclass
@@ -34,20 +36,20 @@ class Detector:
     """What one set of weights detects.
 
     Attributes:
-        runs: Names of the runs that trained it.
-        pupils: Names of the runs that learned from it.
         parameters: How many numbers are trained in it, temperatures not counted.
         overall: mAP over all classes, None where the evaluator gives none.
         per_class: Box AP of each class, empty unless the evaluator is COCO's.
-        boxes: For each picture, what ``report.boxes.mark`` returns.
+        boxes: For each picture, what :func:`mark` returns.
+        runs: Names of the runs that trained it.
+        pupils: Names of the runs that learned from it.
     """
 
-    runs: list[str]
-    pupils: list[str]
     parameters: int
     overall: float | None
     per_class: dict[str, float]
     boxes: list[list[dict]]
+    runs: list[str] = field(default_factory=list)
+    pupils: list[str] = field(default_factory=list)
 
 
 class ValSet:
@@ -60,6 +62,7 @@ class ValSet:
         label: Its annotation file, or what kind of set it is.
         size: How many images it has.
         classes: Their names, in the order of the labels.
+        contents: The classes, and of each image file name and annotations.
         pictures: ``PICTURES`` of its images, evenly spaced.
         detectors: By the hash of their weights.
 
@@ -70,22 +73,17 @@ class ValSet:
     def __init__(self, config: Config) -> None:
         if config.get('val_dataloader') is None:
             raise ValueError('its config has no val_dataloader')
-        loader = Runner.build_dataloader(copy.deepcopy(config.val_dataloader), seed=0)
-        self.loader, dataset = loader, loader.dataset
+        self.loader = Runner.build_dataloader(copy.deepcopy(config.val_dataloader), 0)
+        dataset = self.loader.dataset
         ann_file = getattr(dataset, 'ann_file', None)
         self.label = short_path(ann_file) if ann_file else type(dataset).__name__
         self.size, self.classes = len(dataset), dataset.metainfo['classes']
         infos = [dataset.get_data_info(i) for i in range(self.size)]
-        self.contents = [
-            (Path(one['img_path']).name, one['instances']) for one in infos
-        ]
+        images = [(Path(info['img_path']).name, info['instances']) for info in infos]
+        self.contents = self.classes, images
         shown = infos[:: max(1, self.size // PICTURES)][:PICTURES]
         self.pictures = [picture(info, self.classes) for info in shown]
         self.detectors: dict[str, Detector] = {}
-
-    def is_like(self, other: ValSet) -> bool:
-        """Whether both have the same classes, images and annotations."""
-        return self.classes == other.classes and self.contents == other.contents
 
 
 def evaluate_runs(runs: Sequence[RunRecord]) -> tuple[list[ValSet], dict[str, str]]:
@@ -102,26 +100,22 @@ def evaluate_runs(runs: Sequence[RunRecord]) -> tuple[list[ValSet], dict[str, st
     MMLogger.get_instance('report', log_level='WARNING')
     sets: list[ValSet] = []
     reasons: dict[str, str] = {}
-    for load, role in ((_load_teacher, 'the teacher of '), (_load_student, '')):
+    for load, role in ((_teacher, 'the teacher of '), (_student, '')):
         for run in runs:
             try:
-                _import_parts(run.config)
+                if run.config.get('custom_imports'):
+                    import_modules_from_strings(**run.config.custom_imports)
+                init_default_scope(run.config.get('default_scope') or 'mmdet')
                 model = load(run)
                 if model is not None:
-                    detector = _detector(_val_set(sets, run), run, model, role)
+                    detector = _detector(sets, run, model, role)
                     (detector.pupils if role else detector.runs).append(run.name)
             except Exception as error:  # detectors and data of any kind
                 reasons[role + run.name] = str(error) or type(error).__name__
     return [known for known in sets if known.detectors], reasons
 
 
-def _import_parts(config: Config) -> None:
-    if config.get('custom_imports'):
-        import_modules_from_strings(**config.custom_imports)
-    init_default_scope(config.get('default_scope') or 'mmdet')
-
-
-def _load_teacher(run: RunRecord) -> BaseModel | None:
+def _teacher(run: RunRecord) -> BaseModel | None:
     cfg = run.config.get('model') or {}
     teacher = cfg.get('teacher', cfg.get('teacher_config'))
     if teacher is None:
@@ -133,55 +127,37 @@ def _load_teacher(run: RunRecord) -> BaseModel | None:
     return model
 
 
-def _load_student(run: RunRecord) -> BaseModel:
+def _student(run: RunRecord) -> BaseModel:
     if run.checkpoint is None:
-        raise FileNotFoundError(
-            f'{run.path} holds no checkpoint: neither best_*.pth nor the one that '
-            'last_checkpoint names'
-        )
+        raise FileNotFoundError(f'{run.path} holds no checkpoint')
     cfg = copy.deepcopy(run.config.model)
     if 'architecture' not in cfg and 'teacher_ckpt' in cfg:
         cfg.teacher_ckpt = None  # MMDetection's own distillation: evaluated without
     model = build_detector(cfg.get('architecture', cfg))
-    loaded = CheckpointLoader.load_checkpoint(str(run.checkpoint), map_location='cpu')
-    weights = loaded.get('state_dict', loaded)
-    student = student_weights(weights)
-    model.load_state_dict(student or weights)
+    load_student(model, run.checkpoint)
     return model
 
 
-def _val_set(sets: list[ValSet], run: RunRecord) -> ValSet:
-    """The run's validation set, or the one like it that is there already."""
+def _detector(
+    sets: list[ValSet], run: RunRecord, model: BaseModel, role: str
+) -> Detector:
+    """Evaluate the model, or find what equal weights gave on equal images."""
     with redirect_stdout(io.StringIO()):  # pycocotools prints
         own = ValSet(run.config)
-    if not any(known.is_like(own) for known in sets):
+    val_set = next((one for one in sets if one.contents == own.contents), own)
+    if val_set is own:
         sets.append(own)
-    return next(known for known in sets if known.is_like(own))
-
-
-def _detector(val_set: ValSet, run: RunRecord, model: BaseModel, role: str) -> Detector:
-    """The model's results, from an earlier run where its weights are the same."""
     weights = weights_sha256(model)
     if weights not in val_set.detectors:
         print(f'evaluating {role}{run.name} on {val_set.size} images', flush=True)
         with redirect_stdout(io.StringIO()):
-            val_set.detectors[weights] = evaluate(
-                val_set, run.config.val_evaluator, model
-            )
+            found = evaluate(val_set, run.config.val_evaluator, model)
+        val_set.detectors[weights] = found
     return val_set.detectors[weights]
 
 
 def evaluate(val_set: ValSet, evaluator: Any, model: BaseModel) -> Detector:
-    """Evaluate a detector, with the AP of each class.
-
-    Args:
-        val_set: The validation set.
-        evaluator: ``val_evaluator`` of a config.
-        model: The detector.
-
-    Returns:
-        What it detects; ``runs`` and ``pupils`` empty.
-    """
+    """Evaluate a detector by ``val_evaluator``, with the AP of each class."""
     from mmdet.evaluation import CocoMetric
 
     evaluator = Evaluator(copy.deepcopy(evaluator))
@@ -190,26 +166,61 @@ def evaluate(val_set: ValSet, evaluator: Any, model: BaseModel) -> Detector:
         if isinstance(metric, CocoMetric):
             # Of boxes and masks together it would give the masks' AP of the classes.
             metric.classwise, metric.metrics = True, ['bbox']
-    found: dict[str, InstanceData] = dict.fromkeys(p['path'] for p in val_set.pictures)
+    shown = {one['path'] for one in val_set.pictures}
+    found: dict[str, InstanceData] = {}
     model.to(get_device()).eval()
     with torch.no_grad():
         for batch in val_set.loader:
             samples = model.val_step(batch)
             evaluator.process(samples, batch)
             for sample in samples:
-                if sample.img_path in found:
+                if sample.img_path in shown:
                     found[sample.img_path] = sample.pred_instances.cpu()
     metrics = evaluator.evaluate(val_set.size)
     named = {key.split('/', 1)[-1]: float(value) for key, value in metrics.items()}
-    per_class = {name: named.get(f'{name}_precision') for name in val_set.classes}
+    aps = {name: named.get(f'{name}_precision') for name in val_set.classes}
     return Detector(
-        runs=[],
-        pupils=[],
         parameters=sum(p.numel() for p in model.parameters()),
         overall=next((v for k, v in named.items() if k.endswith('mAP')), None),
-        per_class={name: ap for name, ap in per_class.items() if ap is not None},
+        per_class={name: ap for name, ap in aps.items() if ap is not None},
         boxes=[
             mark(found[p['path']], p['truth'], val_set.classes)
             for p in val_set.pictures
         ],
     )
+
+
+def mark(
+    found: InstanceData, truth: Sequence[dict], classes: Sequence[str]
+) -> list[dict]:
+    """Say for each detection with a score >= ``SCORE_THR`` whether it finds an object.
+
+    Highest score first, a detection is a hit if an object of its class that no other
+    has found overlaps with it by an IoU >= ``IOU_THR``.
+
+    Args:
+        found: ``bboxes`` (N, 4), x1 y1 x2 y2 in pixels, ``scores`` and ``labels`` (N,).
+        truth: The objects, from :func:`picture`.
+        classes: Names by label.
+
+    Returns:
+        ``corners`` (x1, y1, x2, y2), ``label``, ``text`` to show, and ``kind``: hit or
+        miss.
+    """
+    from mmdet.structures.bbox import bbox_overlaps
+
+    found = found[found.scores >= SCORE_THR]
+    found = found[found.scores.argsort(descending=True)]
+    objects = torch.tensor([one['corners'] for one in truth]).reshape(-1, 4)
+    labels = torch.tensor([one['label'] for one in truth]).reshape(1, -1)
+    overlaps = bbox_overlaps(found.bboxes.float(), objects.float())
+    overlaps = overlaps * (found.labels[:, None] == labels)
+    boxes = []
+    for i, label in enumerate(found.labels.tolist()):
+        hit = bool((overlaps[i] >= IOU_THR).any())
+        if hit:
+            overlaps[:, overlaps[i].argmax()] = 0
+        text = f'{classes[label]} {found.scores[i]:.2f}'
+        kind = 'hit' if hit else 'miss'
+        boxes.append(make_box(found.bboxes[i].tolist(), label, text, kind))
+    return boxes

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence
 
 from ctkd_mm.analysis.doctor.diagnose import Finding, diagnose_run
-from ctkd_mm.analysis.report.boxes import FONTS, IOU_THR, SCORE_THR, place_texts
-from ctkd_mm.analysis.report.detections import ValSet, evaluate_runs
-from ctkd_mm.analysis.report.figures import COLORS, draw_figures
+from ctkd_mm.analysis.report.detections import (
+    IOU_THR,
+    SCORE_THR,
+    ValSet,
+    evaluate_runs,
+)
+from ctkd_mm.analysis.report.figures import COLORS, FONTS, draw_figures, place_texts
 from ctkd_mm.analysis.report.runs import (
     RunRecord,
     config_differences,
@@ -17,6 +22,7 @@ from ctkd_mm.analysis.report.runs import (
     training_minutes,
 )
 from ctkd_mm.analysis.run_log import PathLike, short_path
+from ctkd_mm.utils.files import write_atomically
 
 TEMPLATE = Path(__file__).with_name('report.html')
 
@@ -49,7 +55,8 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters.update(score=_score, place_texts=place_texts)
     page = environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(
-        runs=[_row(run, sets) for run in records],
+        runs=records,
+        rows=[_row(run, sets) for run in records],
         colors={r.name: COLORS[i % len(COLORS)] for i, r in enumerate(records)},
         figures=draw_figures(records),
         verdicts={run.name: found for run in records if (found := _verdicts(run))},
@@ -62,22 +69,18 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
         environment={k: [r.environment.get(k, '–') for r in records] for k in keys},
         versions=_versions(),
     )
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding='utf-8')
-    return out
+    write_atomically(out, page.encode())
+    return Path(out)
 
 
 def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
     """What the table of runs shows of one run."""
-    known = [line for line in run.metrics if run.metric in line]
-    best = max(known, key=lambda line: line[run.metric], default={})
-    last = known[-1] if known else {}
+    known = [line for line in run.metrics if run.metric in line] or [{}]
+    best, last = max(known, key=lambda line: line.get(run.metric, 0)), known[-1]
     detectors = [d for one in sets for d in one.detectors.values()]
     minutes = training_minutes(run.scalars)
     return dict(
-        name=run.name,
-        metric=run.metric,
+        run=run,
         final=last.get(run.metric),
         best=best.get(run.metric),
         best_at=best.get('step'),
@@ -85,20 +88,16 @@ def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
         parameters=next((d.parameters for d in detectors if run.name in d.runs), None),
         minutes=None if math.isnan(minutes) else minutes,
         iterations=run.scalars[-1]['step'] if run.scalars else 0,
-        seed=run.seed,
-        method=run.method,
         teacher=run.teacher and short_path(run.teacher),
-        checkpoint=run.checkpoint and run.checkpoint.name,
     )
 
 
 def _verdicts(run: RunRecord) -> dict[str, list[Finding]]:
     """The doctor's findings for each learned temperature."""
     try:
-        findings = diagnose_run(run.path)
+        return diagnose_run(run.path)
     except ValueError:  # nothing was learned
         return {}
-    return findings if isinstance(findings, dict) else {'': findings}
 
 
 def _score(value: float | None) -> str:
@@ -108,12 +107,5 @@ def _score(value: float | None) -> str:
 
 
 def _versions() -> dict[str, str]:
-    import mmdet
-    import mmengine
-    import mmrazor
-    import torch
-
-    import ctkd_mm
-
-    modules = ctkd_mm, torch, mmengine, mmdet, mmrazor
-    return {module.__name__: module.__version__ for module in modules}
+    names = 'ctkd_mm', 'torch', 'mmengine', 'mmdet', 'mmrazor'
+    return {name: import_module(name).__version__ for name in names}

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import io
 import math
 import os
 import re
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from ctkd_mm.analysis.run_log import (
     LOG,
     PathLike,
+    flatten,
     read_config,
     read_metrics,
     read_scalars,
@@ -129,7 +128,7 @@ def config_differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
         without distillation stands below ``model.architecture``, where a distillation
         has its student. Top-level variables that MMEngine does not read are left out.
     """
-    flat = [dict(_flatten(_comparable(run.config))) for run in runs]
+    flat = [_comparable(run.config) for run in runs]
     keys = sorted({key for one in flat for key in one})
     rows = {key: [one.get(key, '–') for one in flat] for key in keys}
     return {key: row for key, row in rows.items() if len(set(row)) > 1}
@@ -157,41 +156,25 @@ def _read_run(name: str, path: Path) -> RunRecord:
 
 def _checkpoint(run: Path) -> Path | None:
     best = sorted(run.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
-    with redirect_stdout(io.StringIO()):  # it prints where it finds none
-        last = Path(find_latest_checkpoint(str(run)) or '')
-    # last_checkpoint holds a full path, but the folder may have been moved since.
-    for path in (*best[::-1], run / last.name, last):
-        if path.is_file():
-            return path
-    return None
+    named = run / 'last_checkpoint'
+    last = Path(named.read_text()) if named.is_file() else run
+    # It names a full path, but the folder may have been moved since.
+    found = (*best[::-1], run / last.name, last)
+    return next((path for path in found if path.is_file()), None)
 
 
-def _loss_name(loss: dict) -> str:
+def _loss_name(part: dict) -> str:
     """For example ``CTKDLoss (GlobalTemperature)`` or ``KLDivergence (tau=4)``."""
-    short = str(loss.get('type')).rsplit('.', 1)[-1]
-    temperature = loss.get('temperature', loss.get('tau'))
-    if isinstance(temperature, dict):
-        kind = str(temperature.get('type')).rsplit('.', 1)[-1]
-        tau = f' tau={temperature["tau"]}' if 'tau' in temperature else ''
-        return f'{short} ({kind}{tau})'
-    return short if temperature is None else f'{short} (tau={temperature})'
+    name, own = str(part.get('type')).rsplit('.', 1)[-1], part.get('temperature')
+    if isinstance(own, dict):
+        return f'{name} ({_loss_name(own)})'
+    return f'{name} (tau={part["tau"]})' if 'tau' in part else name
 
 
-def _comparable(config: Config) -> dict:
+def _comparable(config: Config) -> dict[str, str]:
     read = inspect.signature(Runner.__init__).parameters.keys() - {'work_dir'}
     cfg = {key: config[key] for key in config if key in read}
     model = cfg.get('model') or {}
     if 'architecture' not in model:
         cfg['model'] = dict(architecture=model)
-    return cfg
-
-
-def _flatten(value: Any, key: str = '') -> Iterator[tuple[str, str]]:
-    if isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict) or not value:
-        yield key, repr(value)
-        return
-    for name, item in value.items():
-        if name != '_scope_':
-            yield from _flatten(item, f'{key}.{name}' if key else str(name))
+    return {k: repr(v) for k, v in flatten(cfg) if not k.endswith('_scope_')}

@@ -1,18 +1,32 @@
-"""What a temperature is shown: both models' logits for the same places."""
+"""The logits that a temperature is shown in the first steps of a training."""
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
+
 import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ctkd_mm.analysis.run_log import PathLike, load_student
+from ctkd_mm.checks.dry_run import Stop, start
+from ctkd_mm.engine.loops.seeded_data import seed_everything
+from ctkd_mm.models.heads.roi_head import box_head
 from ctkd_mm.models.losses.bernoulli_loss import BernoulliCTKDLoss, bernoulli_kl_div
 from ctkd_mm.models.losses.dkd_loss import DKDLoss
 from ctkd_mm.models.losses.kd_loss import kd_kl_div
+from ctkd_mm.models.temperatures.base import find_temperatures
+from ctkd_mm.models.temperatures.learned import LearnedTemperature
 
 # Rows that are kept of a step; the millions of a dense head would add nothing.
 MOST_ROWS = 8192
 
 
+@dataclass
 class Rows:
     """Both models' logits for the same places, and the loss between them.
 
@@ -20,14 +34,13 @@ class Rows:
         preds_S: The student's, (N, C).
         preds_T: The teacher's, (N, C).
         labels: Target classes, (N,); -1 where they are not known.
-        loss: The loss module around the temperature.
+        loss_kd: The loss module around the temperature.
     """
 
-    def __init__(
-        self, preds_S: Tensor, preds_T: Tensor, labels: Tensor, loss: nn.Module
-    ) -> None:
-        self.preds_S, self.preds_T, self.labels = preds_S, preds_T, labels
-        self._loss = loss
+    preds_S: Tensor
+    preds_T: Tensor
+    labels: Tensor
+    loss_kd: nn.Module
 
     def __len__(self) -> int:
         """Return N."""
@@ -39,19 +52,16 @@ class Rows:
         :func:`kd_kl_div`, but DKD's and the sigmoids' divergence where the config has
         these losses.
         """
-        tau = self.preds_S.new_tensor([tau])
-        if isinstance(self._loss, DKDLoss):
-            value = self._loss.divergence(self.preds_S, self.preds_T, tau, self.labels)
-        elif isinstance(self._loss, BernoulliCTKDLoss):
-            value = bernoulli_kl_div(self.preds_S, self.preds_T, tau)
-        else:
-            value = kd_kl_div(self.preds_S, self.preds_T, tau)
-        return value.item()
+        args = self.preds_S, self.preds_T, self.preds_S.new_tensor([tau])
+        if isinstance(self.loss_kd, DKDLoss):
+            return self.loss_kd.divergence(*args, self.labels).item()
+        of_sigmoids = isinstance(self.loss_kd, BernoulliCTKDLoss)
+        return (bernoulli_kl_div if of_sigmoids else kd_kl_div)(*args).item()
 
     def scale(self) -> float:
         """Root mean square of both models' logits, of a softmax about their mean."""
         preds = torch.cat([self.preds_S, self.preds_T])
-        if not isinstance(self._loss, BernoulliCTKDLoss):
+        if not isinstance(self.loss_kd, BernoulliCTKDLoss):
             preds = preds - preds.mean(dim=1, keepdim=True)
         return preds.square().mean().sqrt().item()
 
@@ -68,38 +78,37 @@ class Rows:
 
     def select(self, rows: Tensor) -> Rows:
         """Return some of the rows, by a mask or by indices."""
-        return Rows(
-            self.preds_S[rows], self.preds_T[rows], self.labels[rows], self._loss
-        )
+        kept = (preds[rows] for preds in (self.preds_S, self.preds_T, self.labels))
+        return Rows(*kept, self.loss_kd)
 
 
 class Seen:
     """Keeps what a temperature is shown, step by step.
 
     Args:
-        name: Path of the temperature in the model; without one, of the loss.
-        module: That module, called with student and teacher logits, (N, C).
-        loss: The loss around the temperature.
-        labels: Module called with logits and labels of the same rows, if there is one.
-        background: The label of the background; None where there is none.
+        name: Path of the temperature in the model.
+        temperature: The temperature, called with both models' logits, (N, C).
+        loss: The loss around it.
+        head: Box head of MMDetection whose classification loss is called with logits
+            and labels of the same rows, if there is one.
     """
 
     def __init__(
         self,
         name: str,
-        module: nn.Module,
+        temperature: nn.Module,
         loss: nn.Module,
-        labels: nn.Module | None = None,
-        background: int | None = None,
+        head: nn.Module | None = None,
     ) -> None:
-        self.name, self.module, self.loss = name, module, loss
-        self.background = background
+        self.name, self.loss = name, loss
+        # The label after those of the classes is the background's.
+        self.background = getattr(head, 'num_classes', None)
         self._calls: list[tuple[Tensor, ...]] = []
         self._labels: list[Tensor] = []
         self._steps: list[Rows] = []
-        module.register_forward_pre_hook(self._look, with_kwargs=True)
-        if labels is not None:
-            labels.register_forward_pre_hook(self._look_at_labels)
+        temperature.register_forward_pre_hook(self._look, with_kwargs=True)
+        if head is not None:
+            head.loss_cls.register_forward_pre_hook(self._look_at_labels)
 
     def _look(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         preds = [*args, *kwargs.values()][:2]
@@ -115,9 +124,9 @@ class Seen:
             # The last of a step: hard-example samplers score candidates before.
             if self._labels and len(self._labels[-1]) == len(labels):
                 labels = self._labels[-1]
-            rows = Rows(preds_S, preds_T, labels, self.loss)
-            self._steps.append(self._draw(rows))
-        self._calls, self._labels = [], []
+            self._steps.append(_drawn(Rows(preds_S, preds_T, labels, self.loss)))
+        self._calls.clear()
+        self._labels.clear()
 
     def parts(self) -> dict[str, Rows]:
         """Return all rows, and before them foreground and background if not empty."""
@@ -133,17 +142,86 @@ class Seen:
             return dict(all=rows)
         background = rows.labels == self.background
         foreground = (rows.labels >= 0) & ~background
-        parts = dict(
-            foreground=rows.select(foreground), background=rows.select(background)
-        )
-        return {**{k: part for k, part in parts.items() if len(part)}, 'all': rows}
+        masks = dict(foreground=foreground, background=background)
+        parts = {part: rows.select(mask) for part, mask in masks.items() if mask.any()}
+        return {**parts, 'all': rows}
 
-    def _draw(self, rows: Rows) -> Rows:
-        """Draw rows of a dense head as often as they weigh in the loss."""
-        if isinstance(self.loss, BernoulliCTKDLoss) and len(rows):
-            score = rows.preds_T.amax(dim=1).sigmoid()
-            drawn = (score**self.loss.confidence).multinomial(MOST_ROWS, True)
-            return rows.select(drawn)
-        if len(rows) > MOST_ROWS:
-            return rows.select(torch.randperm(len(rows))[:MOST_ROWS])
-        return rows
+
+def _drawn(rows: Rows) -> Rows:
+    """Draw rows of a dense head as often as they weigh in the loss."""
+    if isinstance(rows.loss_kd, BernoulliCTKDLoss) and len(rows):
+        score = rows.preds_T.amax(dim=1).sigmoid()
+        weights = score**rows.loss_kd.confidence
+        return rows.select(weights.multinomial(MOST_ROWS, replacement=True))
+    if len(rows) > MOST_ROWS:
+        return rows.select(torch.randperm(len(rows))[:MOST_ROWS])
+    return rows
+
+
+def collect(
+    cfg: Config, images: int, student: PathLike | None = None
+) -> tuple[int, list[Seen]]:
+    """Run the first steps of a training forward and keep its logits.
+
+    Args:
+        cfg: A complete config; unchanged. Without a ``randomness.seed`` it is 0.
+        images: How many training images, rounded up to whole batches; at most the
+            data set once.
+        student: See :func:`load_student`; None leaves it as initialised.
+
+    Returns:
+        How many images there were, and a :class:`Seen` for each learnable temperature.
+
+    Raises:
+        ValueError: If the model has no learnable temperature, the checkpoint does not
+            fit, and whatever a training would refuse.
+    """
+    cfg = copy.deepcopy(cfg)
+    randomness = cfg.get('randomness') or {}
+    cfg.randomness = {**randomness, 'seed': randomness.get('seed') or 0}
+    steps = _FirstSteps(images, student)
+    start(cfg, steps)
+    return steps.count, steps.seen
+
+
+class _FirstSteps(Hook):
+    """Runs the first steps of a training, forward only, and ends it."""
+
+    def __init__(self, images: int, student: PathLike | None) -> None:
+        self.images, self.student = images, student
+        self.count = 0
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model
+        if self.student is not None:
+            load_student(getattr(model, 'student', model), self.student)
+        self.seen = watch(model)
+        model.train()
+        images = min(self.images, len(runner.train_dataloader.dataset))
+        for iteration, batch in enumerate(runner.train_dataloader):
+            # As ReseedHook does: the samplers draw the RoIs of that iteration.
+            seed_everything(runner.seed, 0, iteration)
+            with torch.no_grad():
+                model(**model.data_preprocessor(batch, True), mode='loss')
+            for seen in self.seen:
+                seen.end_step()
+            self.count += len(batch['inputs'])
+            if self.count >= images:
+                break
+        raise Stop
+
+
+def watch(model: BaseModel) -> list[Seen]:
+    """Watch the learnable temperatures of a model; see :func:`collect`."""
+    found = find_temperatures(model)
+    found = {k: v for k, v in found.items() if isinstance(v, LearnedTemperature)}
+    if not found:
+        raise ValueError(
+            f'model.type={type(model).__name__} has no learnable temperature: give a '
+            'config such as those in configs/ctkd, for example of the same pair'
+        )
+    head = None
+    if hasattr(model, 'student_stage'):
+        head = box_head('architecture', model.student, model.student_stage)
+    losses = (model.get_submodule(name.rpartition('.')[0]) for name in found)
+    return [Seen(k, v, loss, head) for (k, v), loss in zip(found.items(), losses)]

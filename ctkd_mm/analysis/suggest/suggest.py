@@ -6,11 +6,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ctkd_mm.analysis.suggest.first_steps import collect
-from ctkd_mm.analysis.suggest.shown_logits import Rows, Seen
-from ctkd_mm.analysis.suggest.tau_curve import TauCurve, TauRange
-from ctkd_mm.models.temperatures.base import Temperature
-from ctkd_mm.models.temperatures.learned import LearnedTemperature
+from ctkd_mm.analysis.figures import save
+from ctkd_mm.analysis.suggest.shown_logits import Rows, Seen, collect
+from ctkd_mm.analysis.suggest.tau_curve import TauCurve
 
 COLOURS = dict(all='tab:blue', foreground='tab:green', background='tab:orange')
 
@@ -34,17 +32,17 @@ def suggest_temperature(
         images: How many training images, rounded up to whole batches; at most the
             data set once. ``randomness.seed`` decides which.
         student: Checkpoint of a trained student or of a distillation. None is the
-            student as initialised: its logits are all but equal, and the curve shows
-            how far the teacher stands above even shares.
+            student as initialised. Its logits are nearly equal, and the curve shows
+            how far the teacher is from giving all classes the same score.
         out: Path of the PNG.
 
     Returns:
         The report, a line each.
 
     Raises:
-        ValueError: If ``images`` is below 1, the config is no distillation, its images
-            give no logits, student and teacher agree everywhere, the checkpoint does
-            not fit, and whatever a training would refuse.
+        ValueError: If ``images`` is below 1, the config has no learnable temperature,
+            its images give no logits, student and teacher agree everywhere, the
+            checkpoint does not fit, and whatever a training would refuse.
     """
     if images < 1:
         raise ValueError(f'--images must be >= 1, got {images}')
@@ -57,42 +55,28 @@ def suggest_temperature(
             k: TauCurve(rows.loss, rows.scale()) for k, rows in parts.items()
         }
         report += ['', *_table(parts, curves[seen]), '']
-        report += _advice(seen, curves[seen]['all'].tau_range(), cfg)
+        key, suggested = config_key(seen.name, cfg), curves[seen]['all'].tau_range()
+        options = (f'{key}.{k}={v:.3g}' for k, v in suggested._asdict().items())
+        report.append(' '.join(['--cfg-options', *options]))
     return [*report, '', f'{draw(curves, out)} shows the curve']
 
 
 def _table(parts: dict[str, Rows], curves: dict[str, TauCurve]) -> list[str]:
-    table = [
-        ('', 'rows', 'std T', 'std S', 'margin T', 'margin S', 'peak', 'at tau', 'end')
-    ]
+    head = ('rows', 'std T', 'std S', 'margin T', 'margin S', 'peak', 'at tau', 'end')
+    table = {'': head}
     for part, rows in parts.items():
         curve = curves[part]
-        std, margin = rows.std(), rows.margin()
-        figures = [*std, *margin, curve.supremum, curve.peak, curve.limit]
-        cells = ['none' if x is None else f'{x:.3g}' for x in figures]
-        table.append((part, str(len(rows)), *cells))
-    lines = [f'{part:<10}' + ''.join(f'{x:>10}' for x in row) for part, *row in table]
+        peak = curve.supremum, curve.peak, curve.limit
+        figures = [*rows.std(), *rows.margin(), *peak]
+        cells = ('none' if x is None else f'{x:.3g}' for x in figures)
+        table[part] = (str(len(rows)), *cells)
+    lines = [f'{k:<10}' + ''.join(f'{x:>10}' for x in v) for k, v in table.items()]
     return [
         *lines,
         'std of a row of logits, margin of its highest over the next; T teacher, S '
         'student',
         'peak: the highest loss; at tau: where (none: it rises to the end); end: for '
         'large tau',
-    ]
-
-
-def _advice(seen: Seen, suggested: TauRange, cfg: Config) -> list[str]:
-    values = ' '.join(
-        f'{{key}}.{name}={value:.3g}' for name, value in suggested._asdict().items()
-    )
-    key = config_key(seen.name, cfg)
-    if isinstance(seen.module, LearnedTemperature):
-        return [f'--cfg-options {values.format(key=key)}']
-    inner = '' if isinstance(seen.module, Temperature) else '.temperature'
-    return [
-        f'{key} is a {type(seen.module).__name__}, which learns nothing. With a loss '
-        'and temperature as in configs/_base_/methods/ctkd.py, this would be:',
-        values.format(key=key + inner),
     ]
 
 
@@ -105,14 +89,12 @@ def config_key(name: str, cfg: Config) -> str:
         cfg: The config.
 
     Returns:
-        For example ``model.loss_kd.temperature``; of a distiller of MMRazor's own, and
-        where the config has no such key, ``model.`` and the path.
+        For example ``model.loss_kd.temperature``. Where the model has no ``loss_kd``,
+        as in a distiller of MMRazor's own, ``model.`` and the path.
     """
-    short = name.replace('distiller.distill_losses.', '')
-    entry = cfg.model
-    for part in short.split('.'):
-        entry = entry.get(part) if isinstance(entry, dict) else None
-    return f'model.{name if entry is None else short}'
+    if 'loss_kd' in cfg.model:
+        name = name.replace('distiller.distill_losses.', '')
+    return f'model.{name}'
 
 
 def draw(curves: dict[Seen, dict[str, TauCurve]], out: str | Path) -> Path:
@@ -126,12 +108,10 @@ def draw(curves: dict[Seen, dict[str, TauCurve]], out: str | Path) -> Path:
     Returns:
         The path written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    # No pyplot: it would pick a display and keep global state.
     from matplotlib.figure import Figure
 
-    # No pyplot: it would pick a display and keep global state.
     figure = Figure(figsize=(7, 4 * len(curves)), layout='constrained')
-    FigureCanvasAgg(figure)
     rows = figure.subplots(len(curves), squeeze=False)[:, 0]
     for axes, (seen, parts) in zip(rows, curves.items()):
         suggested = parts['all'].tau_range()
@@ -153,7 +133,4 @@ def draw(curves: dict[Seen, dict[str, TauCurve]], out: str | Path) -> Path:
         axes.set_title(seen.name, fontsize='small')
         axes.legend()
         axes.grid(alpha=0.3)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
-    return out
+    return save(figure, out)

@@ -7,9 +7,9 @@ variance over the classes,
 
     f(inf) = mean_i Var_c(z_T,ic - z_S,ic) / 2,   with C in the denominator,
 
-which it passes on the way up where the teacher's highest logits stand out: then it
-has a maximum, else it need not have one. Logits a times as large have the curve
-a² · f(T / a): whatever is read off it along T grows as the logits do.
+If the teacher's highest logits stand out, the curve rises above this limit and has a
+maximum; otherwise it need not have one. Logits a times as large have the curve
+a² · f(T / a): every temperature read from it is a times as large.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple
 # Of the curve's supremum: where its rise begins, is half done, and ends.
 RISE = (0.05, 0.5, 0.95)
 # In units of the logits' scale. A student close to its teacher still differs where
-# two classes are all but even, at temperatures far below the scale.
+# two classes are nearly equal, at temperatures far below the scale.
 LOWEST, HIGHEST = 1e-6, 1e3
 PER_DECADE = 20
 # In squares of the scale: the rounding of a KL at HIGHEST, in float64, and much more.
@@ -52,13 +52,13 @@ class TauCurve:
     Attributes:
         taus: Where it was sampled, ascending, evenly in the logarithm.
         heights: The loss there.
-        limit: The loss at 1000 scales, which is all but its limit.
+        limit: The loss at 1000 scales, close to its limit.
         supremum: The highest loss of them.
         peak: Where the loss is highest; None where it is no higher than the limit, to
             0.1 percent.
 
     Raises:
-        ValueError: If the loss is all but 0 everywhere, or not finite.
+        ValueError: If the loss is nearly 0 everywhere, or not finite.
     """
 
     def __init__(self, height: Callable[[float], float], scale: float) -> None:
@@ -71,15 +71,11 @@ class TauCurve:
         self.supremum = max(self.heights)
         finite = all(map(math.isfinite, self.heights))
         if not finite or self.supremum < SMALLEST * scale**2:
+            cause = 'student and teacher agree everywhere: have they the same weights?'
             raise ValueError(
-                f'the loss is {self.supremum:.3g} at its highest for logits of a scale '
-                f'of {scale:.3g}, expected some percent of its square: '
-                + (
-                    'student and teacher agree everywhere; do both have the same '
-                    'weights?'
-                    if finite
-                    else 'not all logits are finite, or all are equal'
-                )
+                f'the highest loss is {self.supremum:.3g}, for logits of a scale of '
+                f'{scale:.3g}: '
+                + (cause if finite else 'not all logits are finite, or all are equal')
             )
         top = self.heights.index(self.supremum)
         self.peak = None if self.supremum < 1.001 * self.limit else self._climb(top)
@@ -109,11 +105,11 @@ class TauCurve:
             tau_init  = T_0.05                  tau_start = T_0.5
             tau_range = 2 · (T_0.95 - T_0.05)
 
-        Below the floor, the loss sees next to nothing of what the models disagree on.
-        At the start it sees half, and climbs steeply. ``T_0.95`` ends the climb: it is
-        the middle of the range, where tau moves most easily, and there is room above
-        it. Unlike the maximum, which is far up or nowhere where the top is flat, these
-        change little with small changes of the logits. All three grow as the logits.
+        Below the floor the loss is nearly 0, however much the models differ. At the
+        start it is half of its supremum and rises steeply. ``T_0.95`` is the middle of
+        the range, where tau moves most easily, and there is room above it. Where the
+        top is flat, the maximum is far up or does not exist; these three temperatures
+        change little with small changes of the logits. They grow as the logits do.
         """
         floor, start, end = map(self.reach, RISE)
         return TauRange(floor, 2 * (end - floor), start)

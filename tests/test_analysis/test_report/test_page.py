@@ -132,7 +132,10 @@ def test_a_run_inside_another_of_its_name_is_told_apart(tmp_path):
     assert [run.name for run in read_runs(folders)] == ['ctkd', 'ctkd/ctkd']
 
 
-def test_only_keys_that_differ_and_that_mmengine_reads_are_compared(tmp_path):
+def test_only_keys_that_differ_and_that_mmengine_reads_are_compared(
+    tmp_path, monkeypatch
+):
+    monkeypatch.undo()  # conftest's stand-in for Runner.__init__ hides its arguments
     texts = (
         "model = dict(type='A', depth=18)\ncustom_hooks = [dict(type='H', end=5)]",
         "model = dict(type='D', architecture=dict(type='A', depth=50))\n"
@@ -151,8 +154,7 @@ def test_only_keys_that_differ_and_that_mmengine_reads_are_compared(tmp_path):
 
 
 def test_a_figure_shows_what_was_logged_and_none_what_was_not(pair):
-    titles = [figure.title for figure in draw_figures(read_runs(pair))]
-    assert titles == [
+    assert list(draw_figures(read_runs(pair))) == [
         'Validation: coco/bbox_mAP',
         'Training loss without distillation',
         'Distillation loss, as weighted',
@@ -185,7 +187,7 @@ def test_the_ap_of_each_class_is_that_of_its_detections(student_run):
     model = HalfOracle(DetDataPreprocessor())
     val_set = ValSet(run.config)
     detector = evaluate(val_set, run.config.val_evaluator, model)
-    there = {box['bbox_label'] for _, boxes in val_set.contents for box in boxes}
+    there = {box['bbox_label'] for _, boxes in val_set.contents[1] for box in boxes}
     for label in range(10):
         ap = detector.per_class[str(label)]
         assert ap == float(label < 5) if label in there else math.isnan(ap)
@@ -256,7 +258,7 @@ def test_every_verdict_is_shown_with_what_was_seen_and_the_advice(tmp_path):
     page = html.unescape(write_report(runs, tmp_path / 'report.html').read_text())
     blocks = re.findall('<div class="verdict( fine)?">(.*?)</div>', page, re.DOTALL)
     for run, (fine, block) in zip(runs, blocks):
-        (finding,) = diagnose_run(run)
+        (finding,) = diagnose_run(run)['']
         shown = (run.name, f'<b>{finding.verdict}</b>', finding.seen, finding.advice)
         assert all(text in block for text in shown)
         assert bool(fine) == (finding.verdict == 'healthy')
@@ -364,7 +366,7 @@ def test_a_folder_without_a_run_is_refused_on_the_command_line(tmp_path):
         report([str(log), '--out', str(tmp_path / 'report.html')])
 
 
-@pytest.mark.process
+@pytest.mark.start
 def test_a_training_logs_it_all_for_the_report_and_for_tensorboard(demo_cfg):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

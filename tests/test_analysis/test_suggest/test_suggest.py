@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -8,13 +9,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from mmengine.config import Config, DictAction
 
 from ctkd_mm import CTKDLoss
-from ctkd_mm.analysis.suggest.first_steps import collect
 from ctkd_mm.analysis.suggest.shown_logits import Rows, Seen
 from ctkd_mm.analysis.suggest.suggest import config_key, draw, suggest_temperature
 from ctkd_mm.analysis.suggest.tau_curve import TauCurve
+from ctkd_mm.models.temperatures.base import find_temperatures
 from ctkd_mm.registry import MODELS
 
 CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
@@ -27,11 +29,18 @@ def options_of(report: list[str]) -> dict[str, float]:
     return {k: DictAction._parse_iterable(v) for k, v in (p.split('=') for p in pairs)}
 
 
-def test_the_last_line_gives_the_config_the_suggested_range(demo_cfg, tmp_path):
-    report = suggest_temperature(demo_cfg, 8, out=tmp_path / 'c.png')
+@pytest.fixture(scope='module')
+def report(suggest_cfg, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        out = tmp_path_factory.mktemp('curve') / 'c.png'
+        return suggest_temperature(suggest_cfg, 8, out=out)
+
+
+@pytest.mark.start
+def test_the_last_line_gives_the_config_the_suggested_range(report, shown, demo_cfg):
     assert report[0] == '8 training images, student as initialised'
-    (seen,) = collect(demo_cfg, 8)[1]
-    rows = seen.parts()['all']
+    rows = shown.parts()['all']
     want = TauCurve(rows.loss, rows.scale()).tau_range()
     demo_cfg.merge_from_dict(options_of(report))
     temperature = MODELS.build(demo_cfg.model.loss_kd.temperature)
@@ -40,13 +49,12 @@ def test_the_last_line_gives_the_config_the_suggested_range(demo_cfg, tmp_path):
     assert temperature(None, None).item() == pytest.approx(want.tau_start, rel=0.005)
 
 
-def test_a_row_of_the_table_has_each_figure_below_its_heading(demo_cfg, tmp_path):
-    report = suggest_temperature(demo_cfg, 8, out=tmp_path / 'c.png')
+@pytest.mark.start
+def test_a_row_of_the_table_has_each_figure_below_its_heading(report, shown):
     head, row = report[2].strip(), report[3].split()
     assert row[0] == 'foreground'
-    shown = dict(zip(re.split(' {2,}', head), row[1:]))
-    (seen,) = collect(demo_cfg, 8)[1]
-    rows = seen.parts()['foreground']
+    values = dict(zip(re.split(' {2,}', head), row[1:]))
+    rows = shown.parts()['foreground']
     S, T = rows.preds_S.numpy(), rows.preds_T.numpy()
     best = {name: np.sort(preds) for name, preds in dict(T=T, S=S).items()}
     want = {
@@ -57,7 +65,7 @@ def test_a_row_of_the_table_has_each_figure_below_its_heading(demo_cfg, tmp_path
         'margin S': (best['S'][:, -1] - best['S'][:, -2]).mean(),
         'end': 0.5 * (T - S).var(1).mean(),  # the limit of tau² KL for large tau
     }
-    assert {k: float(shown[k]) for k in want} == pytest.approx(want, rel=0.006)
+    assert {k: float(values[k]) for k in want} == pytest.approx(want, rel=0.006)
 
 
 def test_the_curve_of_each_part_is_drawn(tmp_path):
@@ -76,13 +84,13 @@ def test_the_curve_of_each_part_is_drawn(tmp_path):
         assert (off < 12).sum() > 200
 
 
-def test_a_pairs_logits_times_a_give_a_range_times_a(demo_cfg):
-    (seen,) = collect(demo_cfg, 8)[1]
-    rows = seen.parts()['all']
+@pytest.mark.start
+def test_a_pairs_logits_times_a_give_a_range_times_a(shown):
+    rows = shown.parts()['all']
     want = TauCurve(rows.loss, rows.scale()).tau_range()
     for factor in (0.1, 3, 10):
         both = factor * rows.preds_S, factor * rows.preds_T
-        scaled = Rows(*both, rows.labels, seen.loss)
+        scaled = Rows(*both, rows.labels, shown.loss)
         found = TauCurve(scaled.loss, scaled.scale()).tau_range()
         assert found == pytest.approx([factor * value for value in want], rel=1e-3)
 
@@ -100,46 +108,11 @@ def test_a_pairs_logits_times_a_give_a_range_times_a(demo_cfg):
         ),
     ],
 )
-def test_the_options_have_the_key_of_the_losss_temperature(
-    demo_cfg, tmp_path, loss_kd, key
-):
-    demo_cfg.model.pop('loss_kd')
-    demo_cfg.model.loss_kd = loss_kd
-    report = suggest_temperature(demo_cfg, 1, out=tmp_path / 'c.png')
-    options = options_of(report)
-    assert list(options) == [
-        f'model.loss_kd.{key}.{name}' for name in ('tau_init', 'tau_range', 'tau_start')
-    ]
-    demo_cfg.merge_from_dict(options)
-    MODELS.build(demo_cfg.model.loss_kd)
-
-
-@pytest.mark.parametrize(
-    ('loss_kd', 'named'),
-    [
-        (
-            dict(
-                type='ctkd_mm.DKDLoss',
-                temperature=dict(type='ctkd_mm.ConstantTemperature', tau=1),
-            ),
-            'model.loss_kd.temperature is a ConstantTemperature, which learns nothing',
-        ),
-        (
-            dict(type='mmrazor.KLDivergence', tau=1),
-            'model.loss_kd is a KLDivergence, which learns nothing',
-        ),
-    ],
-)
-def test_where_nothing_is_learned_the_keys_to_be_are_named(
-    demo_cfg, tmp_path, loss_kd, named
-):
-    demo_cfg.model.pop('loss_kd')
-    demo_cfg.model.loss_kd = loss_kd
-    demo_cfg.custom_hooks = []
-    report = suggest_temperature(demo_cfg, 1, out=tmp_path / 'c.png')
-    assert any(line.startswith(named) for line in report)
-    assert not any('--cfg-options' in line for line in report)
-    assert 'model.loss_kd.temperature.tau_init' in options_of(report)
+def test_the_options_have_the_key_of_the_losss_temperature(loss_kd, key):
+    (path,) = find_temperatures(MODELS.build(copy.deepcopy(loss_kd)))
+    cfg = Config(dict(model=dict(loss_kd=loss_kd)))
+    name = f'distiller.distill_losses.loss_kd.{path}'
+    assert config_key(name, cfg) == f'model.loss_kd.{key}'
 
 
 def test_a_temperature_of_mmrazors_distiller_keeps_its_path():
@@ -149,9 +122,9 @@ def test_a_temperature_of_mmrazors_distiller_keeps_its_path():
     assert config_key(name, cfg) == f'model.{name}'
 
 
-def test_no_image_is_refused(demo_cfg):
+def test_no_image_is_refused():
     with pytest.raises(ValueError, match='--images must be >= 1, got 0'):
-        suggest_temperature(demo_cfg, 0)
+        suggest_temperature(Config(), 0)
 
 
 @pytest.mark.process

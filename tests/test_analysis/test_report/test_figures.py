@@ -1,4 +1,4 @@
-"""Which detections find an object, and where their texts stand in the picture."""
+"""Where the texts of boxes stand in a picture, and which lines a curve has."""
 
 from __future__ import annotations
 
@@ -6,39 +6,9 @@ import itertools
 import random
 
 import pytest
-import torch
-from mmengine.structures import InstanceData
+from helpers.run_logs import train_line
 
-from ctkd_mm.analysis.report.boxes import mark, place_texts
-
-
-def test_detections_are_hits_once_an_object_by_class_and_overlap():
-    truth = [
-        dict(corners=(0, 0, 10, 10), label=0),
-        dict(corners=(20, 0, 30, 10), label=1),
-    ]
-    rows = [  # corners, score, label, what it is
-        ((0, 0, 10, 10), 0.6, 0, None),  # found already, by the next
-        ((0, 0, 10, 6), 0.9, 0, 'hit'),  # IoU 0.6
-        ((20, 0, 30, 10), 0.8, 0, 'miss'),  # of another class
-        ((20, 0, 24, 10), 0.7, 1, 'miss'),  # IoU 0.4
-        ((20, 0, 30, 10), 0.29, 1, 'below the threshold'),
-    ]
-    corners, scores, labels, _ = zip(*rows)
-    found = InstanceData(
-        bboxes=torch.tensor(corners).float(),
-        scores=torch.tensor(scores),
-        labels=torch.tensor(labels),
-    )
-    boxes = mark(found, truth, ['cat', 'dog'])
-    assert [(box['text'], box['kind']) for box in boxes] == [
-        ('cat 0.90', 'hit'),
-        ('cat 0.80', 'miss'),
-        ('dog 0.70', 'miss'),
-        ('cat 0.60', 'miss'),
-    ]
-    assert boxes[1]['corners'] == (20, 0, 30, 10)
-    assert [box['kind'] for box in mark(found, [], ['cat', 'dog'])] == ['miss'] * 4
+from ctkd_mm.analysis.report.figures import POINTS, place_texts, thinned
 
 
 def box(*corners: float, text: str = 'a 0.90') -> dict:
@@ -51,8 +21,6 @@ def test_texts_of_boxes_on_one_place_stand_around_it():
     at = [(one['x'], one['y']) for one in placed]
     # Above, below, at the top and the bottom inside; the fifth has no place.
     assert at == [(50, 48.5), (50, 118.5), (50, 58.5), (50, 108.5)]
-    right = place_texts([box(50, 50, 140, 110)] * 2, 200, 200)[1]
-    assert (right['x'], right['y']) == (101, 48.5)
 
 
 def test_a_text_is_moved_into_the_picture():
@@ -77,3 +45,19 @@ def test_no_text_covers_another(letter):
     for (a, b, y), (c, d, z) in itertools.combinations(spans, 2):
         assert b <= c + 0.2 or d <= a + 0.2 or abs(y - z) >= 15 - 0.2
     assert all(a >= 0 and b < 300.1 and 12 < y < 300 for a, b, y in spans)
+
+
+def test_a_long_log_is_thinned_and_keeps_its_last_line():
+    lines = [train_line(step) for step in range(1, 10 * POINTS + 8)]
+    steps = [line['step'] for line in thinned(lines)]
+    assert POINTS <= len(steps) <= POINTS + 1
+    assert steps == sorted(steps) and steps[-1] == 10 * POINTS + 7
+
+
+def test_losses_are_summed_with_and_without_distillation():
+    terms = {'distill.loss_kd': 0.25, 'distill.loss_pkd': 0.125}
+    (with_them,) = thinned([train_line(1, **terms)])
+    assert with_them['distillation'] == 0.375
+    assert with_them['task'] == 1 - 0.375
+    (alone,) = thinned([train_line(1)])
+    assert 'distillation' not in alone and alone['task'] == 1
