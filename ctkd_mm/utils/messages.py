@@ -1,9 +1,10 @@
-"""How messages list names, show values and warn."""
+"""Parts of messages: lists of names, values, suggestions; and warnings."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 from mmengine.logging import print_log
@@ -28,6 +29,20 @@ def value_of(value: Any) -> str:
     """Write a config's value, cut off where it is long."""
     text = repr(value)
     return text if len(text) < 80 else f'{text[:76]} ...'
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Suggest the known name that a misspelt one is nearest to.
+
+    Args:
+        name: What was found.
+        known: What it could be.
+
+    Returns:
+        ``': did you mean X?'``, or nothing if no name is near.
+    """
+    near = get_close_matches(name, list(known), 1)
+    return f': did you mean {near[0]}?' if near else ''
 
 
 def warn(message: str) -> None:
