@@ -283,16 +283,6 @@ class LogitDistill(SingleTeacherDistill):
         self.teacher.eval()
         return self
 
-    def set_module_inplace_false(self, architecture: nn.Module, varstr: str) -> None:
-        """Switch in-place modules off.
-
-        MMRazor's version walks ``OrderedDict`` children only and so changes nothing
-        on PyTorch >= 2.5, where they are plain dicts.
-        """
-        for module in architecture.modules():
-            if hasattr(module, 'inplace'):
-                module.inplace = False
-
     @contextmanager
     def _teaching(self) -> Iterator[None]:
         device = next(self.teacher.parameters()).device
