@@ -1,28 +1,19 @@
 """Registries of ctkd_mm, children of MMEngine's.
 
-``locations`` lets MMEngine import the modules by itself, so that
-``type='ctkd_mm.X'`` resolves in any config, under any default scope, without
-``custom_imports``.
+Each imports the modules of its table by itself, so that ``type='ctkd_mm.X'`` resolves
+in any config, under any default scope, without ``custom_imports``.
 """
 
 from __future__ import annotations
 
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import LOOPS as MMENGINE_LOOPS
-from mmengine.registry import METRICS as MMENGINE_METRICS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import (
-    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
-)
-from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine import registry
 from mmengine.registry import Registry
 
 
 class _LazyRegistry(Registry):
     """Imports its locations only for a name that is not registered yet.
 
-    So a loss finds its temperature without MMRazor, which
-    ``ctkd_mm.models.algorithms.roi_logit_distill`` needs.
+    So a loss finds its temperature without MMRazor, which the distillers need.
     """
 
     def get(self, key: str) -> type | None:
@@ -32,61 +23,42 @@ class _LazyRegistry(Registry):
         return super().get(key)
 
 
-MODELS = _LazyRegistry(
-    'model',
-    parent=MMENGINE_MODELS,
-    scope='ctkd_mm',
-    locations=[
-        'ctkd_mm.models.temperatures.learned',
-        'ctkd_mm.models.temperatures.fixed',
-        'ctkd_mm.models.temperatures.scheduled',
-        'ctkd_mm.models.losses.zscore_loss',
-        'ctkd_mm.models.losses.kd_loss',
-        'ctkd_mm.models.losses.dkd_loss',
-        'ctkd_mm.models.losses.bernoulli_loss',
-        'ctkd_mm.models.losses.with_temperature',
-        'ctkd_mm.models.heads.ld_head',
-        'ctkd_mm.models.algorithms.roi_logit_distill',
-        'ctkd_mm.models.algorithms.dense_logit_distill',
-    ],
+def _child_of(parent: Registry, *modules: str) -> Registry:
+    locations = [f'ctkd_mm.{module}' for module in modules]
+    return _LazyRegistry(
+        parent.name, parent=parent, scope='ctkd_mm', locations=locations
+    )
+
+
+MODELS = _child_of(
+    registry.MODELS,
+    'models.temperatures.learned',
+    'models.temperatures.fixed',
+    'models.temperatures.scheduled',
+    'models.losses.zscore_loss',
+    'models.losses.kd_loss',
+    'models.losses.dkd_loss',
+    'models.losses.bernoulli_loss',
+    'models.losses.with_temperature',
+    'models.heads.ld_head',
+    'models.algorithms.roi_logit_distill',
+    'models.algorithms.dense_logit_distill',
 )
-HOOKS = _LazyRegistry(
-    'hook',
-    parent=MMENGINE_HOOKS,
-    scope='ctkd_mm',
-    locations=[
-        'ctkd_mm.engine.hooks.temperature_log_hook',
-        'ctkd_mm.analysis.doctor.doctor_hook',
-        'ctkd_mm.engine.hooks.curriculum_hook',
-        'ctkd_mm.engine.loops.seeded_data',
-        'ctkd_mm.engine.hooks.atomic_checkpoint_hook',
-        'ctkd_mm.engine.hooks.finite_hook',
-        'ctkd_mm.engine.hooks.history_hook',
-        'ctkd_mm.engine.hooks.preemption_hook',
-        'ctkd_mm.checks.preflight_hook',
-    ],
+HOOKS = _child_of(
+    registry.HOOKS,
+    'engine.hooks.temperature_log_hook',
+    'engine.hooks.curriculum_hook',
+    'engine.hooks.atomic_checkpoint_hook',
+    'engine.hooks.finite_hook',
+    'engine.hooks.history_hook',
+    'engine.hooks.preemption_hook',
+    'engine.loops.seeded_data',
+    'checks.preflight_hook',
+    'analysis.doctor.doctor_hook',
 )
-LOOPS = Registry(
-    'loop',
-    parent=MMENGINE_LOOPS,
-    scope='ctkd_mm',
-    locations=['ctkd_mm.engine.loops.resumable_loops'],
+LOOPS = _child_of(registry.LOOPS, 'engine.loops.resumable_loops')
+OPTIM_WRAPPERS = _child_of(registry.OPTIM_WRAPPERS, 'engine.optim.amp_wrapper')
+OPTIM_WRAPPER_CONSTRUCTORS = _child_of(
+    registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine.optim.merged_constructor'
 )
-OPTIM_WRAPPERS = Registry(
-    'optimizer wrapper',
-    parent=MMENGINE_OPTIM_WRAPPERS,
-    scope='ctkd_mm',
-    locations=['ctkd_mm.engine.optim.amp_wrapper'],
-)
-METRICS = Registry(
-    'metric',
-    parent=MMENGINE_METRICS,
-    scope='ctkd_mm',
-    locations=['ctkd_mm.evaluation.fast_coco_metric'],
-)
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor',
-    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
-    scope='ctkd_mm',
-    locations=['ctkd_mm.engine.optim.merged_constructor'],
-)
+METRICS = _child_of(registry.METRICS, 'evaluation.fast_coco_metric')

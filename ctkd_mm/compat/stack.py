@@ -1,4 +1,4 @@
-"""The OpenMMLab stack that is installed, held to the bounds in setup.py.
+"""The installed OpenMMLab stack and its bounds, which setup.py holds.
 
 Two stacks have the same import names, one extra each: ``openmmlab``, OpenMMLab's own
 releases, and ``onedl``, the maintained forks. MMEngine's distribution tells which.
@@ -6,11 +6,9 @@ releases, and ``onedl``, the maintained forks. MMEngine's distribution tells whi
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
 _FORKS = {
     'mmengine': 'onedl-mmengine',
@@ -20,12 +18,12 @@ _FORKS = {
 
 
 def installed_extra() -> str:
-    """Returns the extra whose MMEngine is installed: 'openmmlab' or 'onedl'."""
-    return 'onedl' if _has(_FORKS['mmengine']) else 'openmmlab'
+    """Return the extra whose MMEngine is installed: 'openmmlab' or 'onedl'."""
+    return 'onedl' if _is_installed(_FORKS['mmengine']) else 'openmmlab'
 
 
 def require_openmmlab() -> None:
-    """Checks the stack that distillation needs, in the order of its imports.
+    """Check the stack that distillation needs, in the order of its imports.
 
     Only import names and ``__version__`` count, so another fork under another
     distribution name passes.
@@ -36,51 +34,49 @@ def require_openmmlab() -> None:
     """
     for name in ('mmengine', 'mmcv', 'mmdet', 'mmrazor', 'joblib'):
         require(name)
-        if name == 'mmcv' and importlib.util.find_spec('mmcv._ext') is None:
-            _raise(name, 'a build without compiled ops (no mmcv._ext)')
-    from mmengine.utils import get_installed_path
-
-    # MMEngine 0.10 finds `mmdet::` config bases with a module that setuptools 82 lost.
-    # A fork that does without may have any setuptools.
-    needs = 'pkg_resources' in get_installed_path.__code__.co_names
-    if needs and importlib.util.find_spec('pkg_resources') is None:
-        _raise('setuptools', 'none with pkg_resources')
 
 
 def require(name: str) -> None:
-    """Imports a package and holds its ``__version__`` to its bounds.
+    """Import a package and compare its ``__version__`` with its bounds.
 
     Args:
         name: Import name.
 
     Raises:
-        ImportError: If the package is missing, outside its bounds, or installed from
-            both stacks.
+        ImportError: If the package is missing, outside its bounds, without its ops, or
+            installed from both stacks.
     """
     fork = _FORKS.get(name)
-    if fork and _has(name) and _has(fork):
+    if fork and _is_installed(name) and _is_installed(fork):
         raise ImportError(
             f'{name} and {fork} are both installed and overwrite each other. Remove '
             f'both (pip uninstall {name} {fork}), then install the one that you want.'
         )
-    failure = None
+    wanted = _requirements().get(name)
     try:
-        module = importlib.import_module(name)
+        found = getattr(importlib.import_module(name), '__version__', None)
+        is_wanted = wanted is None or wanted.specifier.contains(found, True)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        _raise(name, 'not installed')
-    except AssertionError as error:
-        # A wrong release may blame another package here; its own version says more.
-        module, failure = sys.modules.get(f'{name}.version'), error
-    found, wanted = getattr(module, '__version__', None), _wanted().get(name)
-    if found and wanted and not wanted.specifier.contains(found, prereleases=True):
-        _raise(name, found)
-    if failure:
-        raise failure
+        found, is_wanted = 'not installed', False
+    if is_wanted and name == 'mmcv' and importlib.util.find_spec('mmcv._ext') is None:
+        found, is_wanted = 'a build without compiled ops (no mmcv._ext)', False
+    if is_wanted:
+        return
+    wanted = f'{wanted.name}{wanted.specifier}' if wanted else name
+    command = f"in the checkout of ctkd_mm, pip install -e '.[{installed_extra()}]'"
+    if name == 'mmcv':  # the extra would build it in isolation, without its ops
+        command = (
+            'a prebuilt wheel, or pip install --no-build-isolation --no-deps '
+            f"--no-cache-dir '{wanted}'"
+        )
+    raise ImportError(
+        f'{name}: found {found}, ctkd_mm needs {wanted}. Install it: {command}'
+    )
 
 
-def _has(distribution: str) -> bool:
+def _is_installed(distribution: str) -> bool:
     try:
         importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -88,7 +84,7 @@ def _has(distribution: str) -> bool:
     return True
 
 
-def _wanted() -> dict[str, Any]:
+def _requirements() -> dict[str, Any]:
     """Requirements by import name; none when ctkd_mm is used without an install."""
     try:
         from packaging.requirements import Requirement
@@ -101,17 +97,3 @@ def _wanted() -> dict[str, Any]:
     found = [r for r in found if r.marker is None or r.marker.evaluate(extra)]
     names = {fork: name for name, fork in _FORKS.items()}
     return {names.get(r.name, r.name): r for r in found}
-
-
-def _raise(name: str, found: str) -> NoReturn:
-    wanted = _wanted().get(name)
-    wanted = f'{wanted.name}{wanted.specifier}' if wanted else name
-    command = f"in the checkout of ctkd_mm, pip install -e '.[{installed_extra()}]'"
-    if name == 'mmcv':  # the extra would build it in isolation, without its ops
-        command = (
-            'a prebuilt wheel, or pip install --no-build-isolation --no-deps '
-            f"--no-cache-dir '{wanted}'"
-        )
-    raise ImportError(
-        f'{name}: found {found}, ctkd_mm needs {wanted}. Install it: {command}'
-    )

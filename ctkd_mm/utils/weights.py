@@ -1,4 +1,4 @@
-"""State dicts: the student in one, and a hash of one."""
+"""Weights: those of a checkpoint, those of a student, and a hash of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import torch
 from torch import nn
 
 STUDENT_PREFIX = 'architecture.'
+
+
+def state_dict_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the weights of a checkpoint, which may be a state dict itself."""
+    return checkpoint.get('state_dict', checkpoint)
 
 
 def student_weights(weights: dict[str, Any]) -> dict[str, Any]:

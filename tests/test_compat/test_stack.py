@@ -9,9 +9,9 @@ from importlib import metadata
 import pytest
 from packaging.requirements import Requirement
 
-from ctkd_mm.compat import stack as _stack
+from ctkd_mm.compat import stack
 
-HERE = _stack.installed_extra()
+HERE = stack.installed_extra()
 # What MMDetection and MMCV call themselves in the stack that runs these tests.
 INSIDE = {
     'openmmlab': {'mmdet': '3.3.0', 'mmcv': '2.1.0'},
@@ -73,12 +73,12 @@ def fake(tmp_path, monkeypatch):
 def extra(request, monkeypatch):
     """Makes the named extra's MMEngine the only one that is installed."""
     installed = {'openmmlab': 'mmengine', 'onedl': 'onedl-mmengine'}[request.param]
-    monkeypatch.setattr(_stack, '_has', lambda name: name == installed)
+    monkeypatch.setattr(stack, '_is_installed', lambda name: name == installed)
     return request.param
 
 
-def test_the_stack_that_runs_these_tests_is_accepted():
-    _stack.require_openmmlab()
+def test_thestack_that_runs_these_tests_is_accepted():
+    stack.require_openmmlab()
 
 
 def test_the_bounds_are_those_of_setup_py(root):
@@ -92,7 +92,7 @@ def test_the_bounds_are_those_of_setup_py(root):
         if isinstance(node, ast.keyword) and node.arg == 'extras_require'
     )
     declared = {(r.name, r.specifier) for r in map(Requirement, extras[HERE])}
-    found = {(r.name, r.specifier) for r in _stack._wanted().values()}
+    found = {(r.name, r.specifier) for r in stack._requirements().values()}
     assert len(declared) >= 5
     assert declared <= found
 
@@ -124,7 +124,7 @@ def test_a_missing_package_is_named_with_what_is_wanted(
 ):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError) as info:
-        _stack.require(name)
+        stack.require(name)
     message = str(info.value)
     assert message.startswith(f'{name}: found not installed, ctkd_mm needs {wanted}.')
     assert command(name, extra, wanted) in message
@@ -147,45 +147,39 @@ def test_a_version_outside_the_bounds_is_named_with_what_is_wanted(
 ):
     fake(name, version)
     with pytest.raises(ImportError) as info:
-        _stack.require(name)
+        stack.require(name)
     message = str(info.value)
     assert message.startswith(f'{name}: found {version}, ctkd_mm needs {wanted}.')
     assert command(name, extra, wanted) in message
 
 
 @pytest.mark.parametrize('name', ['mmengine', 'mmcv', 'mmdet'])
-def test_a_package_that_both_stacks_brought_is_named(fake, tmp_path, name):
-    fork = _stack._FORKS[name]
+def test_a_package_that_bothstacks_brought_is_named(fake, tmp_path, name):
+    fork = stack._FORKS[name]
     other = {'openmmlab': fork, 'onedl': name}[HERE]
     folder = f'{other.replace("-", "_")}-1.0.dist-info'
     text = f'Metadata-Version: 2.1\nName: {other}\nVersion: 1.0\n'
     write_tree(tmp_path, {f'{folder}/METADATA': text})
     with pytest.raises(ImportError, match=f'^{name} and {fork} are both') as info:
-        _stack.require(name)
+        stack.require(name)
     assert f'pip uninstall {name} {fork}' in str(info.value)
-
-
-def test_a_package_that_blames_another_on_import_is_named_itself(fake):
-    fake('mmdet', '2.28.2', "raise AssertionError('please install mmcv<=1.8.0')")
-    with pytest.raises(ImportError, match='^mmdet: found 2.28.2'):
-        _stack.require_openmmlab()
 
 
 def test_a_package_inside_the_bounds_keeps_its_own_complaint(fake):
     fake('mmdet', INSIDE['mmdet'], "raise AssertionError('please install mmcv')")
     with pytest.raises(AssertionError, match='please install mmcv'):
-        _stack.require_openmmlab()
+        stack.require_openmmlab()
 
 
 def test_a_broken_dependency_of_a_package_is_not_taken_for_the_package(fake):
     fake('mmdet', INSIDE['mmdet'], 'import no_such_dependency')
     with pytest.raises(ModuleNotFoundError, match="'no_such_dependency'"):
-        _stack.require_openmmlab()
+        stack.require_openmmlab()
 
 
 def test_another_fork_with_the_import_name_passes_by_its_own_version(fake):
     fake('mmdet', '3.9.1+fork')
-    _stack.require_openmmlab()
+    stack.require_openmmlab()
 
 
 def test_without_an_install_of_ctkd_mm_only_presence_counts(fake, monkeypatch):
@@ -195,18 +189,11 @@ def test_without_an_install_of_ctkd_mm_only_presence_counts(fake, monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, 'requires', requires)
-    _stack.require_openmmlab()
+    stack.require_openmmlab()
 
 
 def test_mmcv_without_ops_gets_its_own_error(fake):
     fake('mmcv', INSIDE['mmcv'])
     with pytest.raises(ImportError, match='mmcv._ext') as info:
-        _stack.require_openmmlab()
+        stack.require_openmmlab()
     assert '--no-build-isolation' in str(info.value)
-
-
-@pytest.mark.skipif(HERE == 'onedl', reason='the fork does without pkg_resources')
-def test_a_setuptools_without_pkg_resources_is_named(fake, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'pkg_resources', None)
-    with pytest.raises(ImportError, match='pkg_resources.*setuptools<82'):
-        _stack.require_openmmlab()

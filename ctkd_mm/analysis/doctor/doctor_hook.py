@@ -49,7 +49,7 @@ class TemperatureDoctorHook(Hook):
             raise RuntimeError(
                 'TemperatureDoctorHook found no learnable temperature in the model: '
                 "give loss_kd one (type='ctkd_mm.CTKDLoss'; your own must extend "
-                'ctkd_mm.models.temperatures.learned.LearnedTemperature), or drop the hook'
+                'ctkd_mm.models.LearnedTemperature), or drop the hook'
             )
         # Beside a fresh start the work directory may hold the logs of another run.
         fresh = Path(runner.log_dir, 'vis_data', 'scalars.json')

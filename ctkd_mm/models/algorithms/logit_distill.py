@@ -215,15 +215,6 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         self._release_records()
         return losses
 
-    def set_module_inplace_false(self, architecture: nn.Module, varstr: str) -> None:
-        """Switch in-place modules off, as MMRazor's version fails to do.
-
-        It walks ``OrderedDict`` children; on PyTorch >= 2.5 they are plain dicts.
-        """
-        for module in architecture.modules():
-            if hasattr(module, 'inplace'):
-                module.inplace = False
-
     def _release_records(self) -> None:
         # Recorders would hold the step's activations until the next step.
         parts = self.distiller.student_recorders, self.distiller.teacher_recorders

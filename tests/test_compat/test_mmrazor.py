@@ -1,0 +1,155 @@
+"""MMRazor as a user meets it: in another process, and its own distillers."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.utils import digit_version
+from torch import nn
+
+# A module imported twice would register twice, or leave its old classes behind.
+IMPORT_ALL_OF_MMRAZOR = """
+import sys, ctkd_mm
+import mmrazor.models, mmrazor.engine, mmrazor.datasets
+import mmrazor.implementations, mmrazor.structures
+import mmrazor.registry
+from mmrazor.models.algorithms import BaseAlgorithm
+
+classes = [
+    cls
+    for registry in vars(mmrazor.registry).values()
+    for cls in getattr(registry, 'module_dict', {}).values()
+]
+assert len(classes) > 200, len(classes)
+for cls in classes:
+    assert getattr(sys.modules[cls.__module__], cls.__name__) is cls, cls
+assert 'ctkd_mm' in BaseAlgorithm.set_module_inplace_false.__module__
+"""
+FAILED_BEFORE = """
+for name in ('models', 'engine', 'structures', 'models'):
+    try:
+        __import__('mmrazor.' + name)
+    except (ImportError, AssertionError):
+        pass
+"""
+
+
+def run_python(code: str, root: Path, *path: Path) -> None:
+    """Run code in an interpreter that finds ``path`` first, then ctkd_mm."""
+    folders = [*map(str, path), str(root), os.environ.get('PYTHONPATH', '')]
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(folders)}
+    line = [sys.executable, '-W', 'ignore', '-c', code]
+    subprocess.run(line, env=env, timeout=120, check=True)
+
+
+@pytest.mark.process
+def test_all_of_mmrazor_imports_after_ctkd_mm_even_if_it_failed_before(root):
+    run_python(FAILED_BEFORE + IMPORT_ALL_OF_MMRAZOR, root)
+
+
+def write_tree(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+
+CHECK = """
+import mmcv
+from mmengine.utils import digit_version
+assert digit_version(mmcv.__version__) <= digit_version('2.1.0')
+"""
+OTHERS = """
+import ctkd_mm, mmcv, mmrazor.structures
+from mmrazor.structures.quantization import qconfig
+assert mmcv.__version__ == '2.3.6'
+assert mmrazor.structures.QConfigHandler == qconfig.QConfigHandler == 'the real one'
+try:
+    import mmrazor.bad
+except ImportError as error:
+    assert str(error) == 'something else'
+"""
+
+
+@pytest.mark.process
+def test_another_mmcv_passes_mmrazors_check_and_another_mmrazor_is_untouched(
+    root, tmp_path
+):
+    quantization = 'mmrazor/structures/quantization'
+    write_tree(
+        tmp_path,
+        {
+            'mmcv/__init__.py': "__version__ = '2.3.6'",
+            'mmrazor/__init__.py': CHECK,
+            'mmrazor/bad.py': "raise ImportError('something else')",
+            'mmrazor/structures/__init__.py': 'from .quantization import *',
+            f'{quantization}/__init__.py': 'from .qconfig import *',
+            f'{quantization}/qconfig.py': "QConfigHandler = 'the real one'",
+        },
+    )
+    run_python(OTHERS, root, tmp_path)
+
+
+@pytest.mark.skipif(
+    digit_version(torch.__version__) < digit_version('2.0.0'),
+    reason='there MMRazor 1.0.0 imports by itself',
+)
+@pytest.mark.parametrize(
+    'use', [lambda cls: cls(), lambda cls: cls(bits=8), lambda cls: cls['native']]
+)
+@pytest.mark.parametrize('name', ['BackendConfigs', 'QConfigHandler'])
+def test_a_use_of_the_quantization_package_says_that_it_is_not_there(name, use):
+    quantization = importlib.import_module('mmrazor.structures.quantization')
+    with pytest.raises(ImportError, match=f'not available.*{torch.__version__[:3]}'):
+        use(getattr(quantization, name))
+
+
+class Net(BaseModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.net = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 1))
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        value = self.net(self.norm(inputs))
+        return dict(loss=value.mean()) if mode == 'loss' else value
+
+
+def test_mmrazors_own_distiller_records_what_a_layer_gave_before_an_inplace_relu():
+    importlib.import_module('mmrazor.models')
+    recorders = dict(norm=dict(type='mmrazor.ModuleOutputs', source='norm'))
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(
+            type='mmrazor.SingleTeacherDistill',
+            architecture=Net(),
+            teacher=Net(),
+            distiller=dict(
+                type='mmrazor.ConfigurableDistiller',
+                student_recorders=recorders,
+                teacher_recorders=recorders,
+                distill_losses=dict(loss=dict(type='mmrazor.L2Loss')),
+                loss_forward_mappings=dict(
+                    loss=dict(
+                        s_feature=dict(from_student=True, recorder='norm'),
+                        t_feature=dict(from_student=False, recorder='norm'),
+                    )
+                ),
+            ),
+        )
+    )
+    inputs = torch.randn(8, 4)
+    model(inputs, mode='loss')
+    normalised = (inputs - inputs.mean(0)) / inputs.std(0, correction=0)
+    recorded = model.distiller.student_recorders.get_recorder('norm').data_buffer
+    torch.testing.assert_close(recorded[0], normalised, rtol=1e-3, atol=1e-3)
+    recorded = model.distiller.teacher_recorders.get_recorder('norm').data_buffer
+    assert recorded[0].min() < 0
