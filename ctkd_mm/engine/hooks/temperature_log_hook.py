@@ -1,4 +1,4 @@
-"""Every temperature of the model, in the training log."""
+"""Logs every temperature of the model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ctkd_mm.models.temperatures.base import Policy, find_temperatures
+from ctkd_mm.models.temperatures.base import find_temperatures
 from ctkd_mm.registry import HOOKS
 
 
@@ -33,7 +33,15 @@ class TemperatureLogHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Find what to log, and when."""
-        self.temperatures = _numbered_temperatures(runner)
+        found = find_temperatures(runner.model)
+        # Numbers, not names: LogProcessor averages every key with "loss" in it.
+        several = len(found) > 1
+        suffixes = [f'.{i}' for i in range(len(found))] if several else ['']
+        self.temperatures = dict(zip(suffixes, found.values()))
+        loggers = [h for h in runner.hooks if isinstance(h, TemperatureLogHook)]
+        if several and loggers[:1] == [self]:
+            for suffix, name in zip(suffixes, found):
+                runner.logger.info(f'tau{suffix} is the temperature at {name}')
         self.log_interval = next(
             (h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 1
         )
@@ -58,17 +66,6 @@ class TemperatureLogHook(Hook):
             for suffix, temperature in self.temperatures.items()
             for key, value in _tau_stats(temperature.tau, suffix).items()
         }
-
-
-def _numbered_temperatures(runner: Runner) -> dict[str, Policy]:
-    """Map a log-key suffix, empty for a single one, to every temperature."""
-    found = find_temperatures(runner.model)
-    if len(found) == 1:
-        return {'': next(iter(found.values()))}
-    # Numbers, not names: LogProcessor averages every key with "loss" in it.
-    for i, name in enumerate(found):
-        runner.logger.info(f'tau.{i} is the temperature at {name}')
-    return {f'.{i}': module for i, module in enumerate(found.values())}
 
 
 def _tau_stats(tau: Tensor | None, suffix: str) -> dict[str, Tensor]:
