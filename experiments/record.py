@@ -19,7 +19,7 @@ METHODS = Path('configs/_base_/methods')
 STUDENT = Path('configs/demo/faster-rcnn_r18-eighth_fpn_digits.py')
 PAIR = STUDENT.with_name('kd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py')
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmrazor', 'numpy', 'opencv-python')
-CURVES = ('tau', 'tau_min', 'tau_max', 'tau_slope', 'lambda', 'distill.loss_kd')
+CURVES = ('tau', 'tau_min', 'tau_max', 'lambda', 'distill.loss_kd')
 
 
 def load_runs() -> dict[str, dict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
 
 
@@ -15,6 +16,13 @@ def teaching(runner: Runner) -> BaseModel | None:
     """Return the runner's model, out of its wrapper, if it has a teacher of ours."""
     model = unwrapped(runner)
     return model if hasattr(model, 'teacher_sha256') else None
+
+
+def optim_wrappers(runner: Runner) -> list[OptimWrapper]:
+    """Return the wrappers of all optimizers, usually one."""
+    wrapper = runner.optim_wrapper
+    several = isinstance(wrapper, OptimWrapperDict)
+    return list(wrapper.values()) if several else [wrapper]
 
 
 def trains(runner: Runner) -> bool:

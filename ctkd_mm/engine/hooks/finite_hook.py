@@ -1,4 +1,4 @@
-"""A number that is not finite stops the run before it reaches the weights."""
+"""Stops a training before a NaN or an infinity reaches the weights."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
 
 from ctkd_mm.models.temperatures.base import Temperature, find_temperatures
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.messages import some
-from ctkd_mm.utils.model import unwrapped
+from ctkd_mm.utils.model import optim_wrappers, unwrapped
 
 ADVICE = (
     'Try a lower optim_wrapper.optimizer.lr or a longer warm-up, '
-    'optim_wrapper.clip_grad=dict(max_norm=10), with AMP '
-    "optim_wrapper.dtype='bfloat16' or no AMP, a smaller tau_range of the temperature; "
-    'or let default_hooks.finite.max_skips bad steps in a row pass'
+    "optim_wrapper.clip_grad=dict(max_norm=10), optim_wrapper.dtype='bfloat16' or no "
+    'AMP, or a smaller tau_range'
 )
 
 
@@ -36,14 +33,7 @@ class FiniteHook(Hook):
     saved, but for buffers that began infinite. Losses are those that the model returns
     in MMEngine's mode 'loss'.
 
-    Args:
-        max_skips: So many bad iterations in a row, >= 0, are skipped with a warning
-            before one stops the run: the gradients gathered so far are dropped and
-            the buffers (BatchNorm's statistics) put back; the optimizer's state stays,
-            schedules go on. In a distributed run all processes skip together.
-
     Raises:
-        ValueError: If ``max_skips`` is negative.
         FloatingPointError: During training, naming what is not finite, the
             iteration, every tau and lambda, and the last checkpoint.
 
@@ -53,15 +43,10 @@ class FiniteHook(Hook):
     # Before any hook that would average, save or validate the weights.
     priority = 'VERY_HIGH'
 
-    def __init__(self, max_skips: int = 0) -> None:
-        if max_skips < 0:
-            raise ValueError(f'max_skips must be >= 0, got {max_skips}')
-        self.max_skips = max_skips
-        self.skips = 0
+    def __init__(self) -> None:
         self.stepped = False
         self.infinite: set[str] = set()
         self.losses: dict[str, Tensor] = {}
-        self.buffers: list[tuple[Tensor, Tensor]] = []
         self.handles: list[Any] = []
 
     def before_train(self, runner: Runner) -> None:
@@ -80,19 +65,16 @@ class FiniteHook(Hook):
         # A mask, for example; weights that a step has spoilt are parameters, or NaN.
         self.infinite = {k for k, v in model.named_buffers() if v.isinf().any()}
         self.handles = [model.register_forward_hook(keep_losses, with_kwargs=True)]
-        for optimizer in _optimizers(runner):
-            check = partial(self._before_step, runner)
-            self.handles.append(optimizer.register_step_pre_hook(check))
+        check = partial(self._before_step, runner)
+        for wrapper in optim_wrappers(runner):
+            self.handles.append(wrapper.optimizer.register_step_pre_hook(check))
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
-        """Forget the last iteration; keep the buffers if this one may be skipped."""
+        """Forget the last iteration."""
         self.stepped = False
         self.losses.clear()
-        if self.max_skips:
-            buffers = unwrapped(runner).buffers()
-            self.buffers = [(buffer, buffer.clone()) for buffer in buffers]
 
     def after_train_iter(
         self,
@@ -144,14 +126,12 @@ class FiniteHook(Hook):
         }
         # A fused optimizer under loss scaling drops the step itself, inside.
         fused = getattr(optimizer, 'found_inf', None) is not None
-        skipped = self._check(runner, {} if fused else gradients)
-        if gradients and not skipped:
-            self.skips = 0
+        self._check(runner, {} if fused else gradients)
 
     def _check(
         self, runner: Runner, gradients: dict[int, Tensor], overflow: bool = False
-    ) -> bool:
-        """Say whether this iteration was skipped; raise if the run must stop."""
+    ) -> None:
+        """Stop the run if a loss, a tau or a gradient is not finite."""
         values = dict(self.losses)
         if values:  # else tau is that of another step
             taus = self._curriculum().items()
@@ -159,43 +139,19 @@ class FiniteHook(Hook):
         numbers = list(values.values())
         if gradients:
             numbers += torch._foreach_norm(list(gradients.values()))
-        bad = _some_bad(numbers)
-        if not self._any_process(torch.ones_like(bad) if overflow else bad):
-            return False
+        if not (overflow or _some_bad(numbers)):
+            return
         found = [f'{k} = {v:g}' for k, v in values.items() if not v.isfinite()]
         names = {id(p): name for name, p in unwrapped(runner).named_parameters()}
         where = [names.get(k, '?') for k, g in gradients.items() if _some_bad([g])]
         if where or overflow:
             found.append(f'gradient of {some(where) if where else "the scaled loss"}')
         # Or only a norm is infinite: the squares of large, finite entries.
-        if not self._any_process(torch.tensor(bool(found))):
-            return False
-        message = self._message(runner, found or ['found by another process'])
-        if self.skips >= self.max_skips:
+        if found:
             raise FloatingPointError(
-                f'{message}. The weights are those before this step. '
-                f'{_last_checkpoint(runner)}. {ADVICE}.'
+                f'{self._message(runner, found)}. The weights are those before this '
+                f'step. {_last_checkpoint(runner)}. {ADVICE}.'
             )
-        self._skip(runner)
-        runner.logger.warning(
-            f'{message}. Skipped: {self.skips} in a row, max_skips={self.max_skips}'
-        )
-        return True
-
-    def _any_process(self, bad: Tensor) -> bool:
-        if self.max_skips and get_world_size() > 1:
-            bad = bad.int()
-            all_reduce(bad, 'max')
-        return bool(bad.item())
-
-    def _skip(self, runner: Runner) -> None:
-        self.skips += 1
-        self.losses.clear()
-        for optimizer in _optimizers(runner):
-            # Not zeros: with those, momentum and weight decay would still be applied.
-            optimizer.zero_grad(set_to_none=True)
-        for buffer, before in self.buffers:
-            buffer.copy_(before)
 
     def _curriculum(self) -> dict[str, Temperature]:
         """Name the temperatures that have been used."""
@@ -214,6 +170,7 @@ class FiniteHook(Hook):
         return f'not finite in {where}: {", ".join(found)}{curriculum}'
 
 
+<<<<<<< HEAD
 def _optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
     wrapper = runner.optim_wrapper
     wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
@@ -221,6 +178,9 @@ def _optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
 
 
 def _lambda(temperature: Temperature) -> str:
+=======
+def _lambda(temperature: Policy) -> str:
+>>>>>>> w-engine
     grl = getattr(temperature, 'grl', None)  # a learnable one's
     return '' if grl is None else f', lambda = {grl.lambda_:g}'
 
@@ -239,10 +199,10 @@ def _mean(value: Tensor | list[Tensor]) -> Tensor:
     return sum(tensor.detach().float().mean() for tensor in values)
 
 
-def _some_bad(tensors: list[Tensor]) -> Tensor:
+def _some_bad(tensors: list[Tensor]) -> bool:
     if not tensors:
-        return torch.tensor(False)
-    return ~torch.stack([tensor.float() for tensor in tensors]).isfinite().all()
+        return False
+    return not torch.stack([tensor.float() for tensor in tensors]).isfinite().all()
 
 
 def _last_checkpoint(runner: Runner) -> str:

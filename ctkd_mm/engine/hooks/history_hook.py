@@ -1,4 +1,4 @@
-"""A log history that stops growing."""
+"""Limits MMEngine's history of logged values, which grows with every iteration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HistoryHook(Hook):
         windows = [cfg.get('window_size') for cfg in processor.custom_cfg]
         intervals = [h.interval for h in runner.hooks if isinstance(h, LoggerHook)]
         numbers = [w for w in windows if isinstance(w, int)]
-        self.max_length = max(processor.window_size, *intervals, *numbers)
+        self.max_length = max([processor.window_size, *intervals, *numbers])
         if 'epoch' in windows:
             self.max_length = max(self.max_length, len(runner.train_dataloader))
         # The times of a validation are logged as their mean over all of it.

@@ -1,4 +1,4 @@
-"""Save, leave, come back: what a run does when its scheduler takes the machine."""
+"""Saves a training that is told to stop, so that a resume goes on exactly."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mmengine.dist import (
     is_main_process,
 )
 from mmengine.hooks import EMAHook, Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ctkd_mm.engine.hooks.atomic_checkpoint_hook import PREEMPTED
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.files import ATOMIC, write_atomically
+from ctkd_mm.utils.model import optim_wrappers
 
 # EX_TEMPFAIL of sysexits.h: saved, run me again with --resume.
 EXIT_CODE = 75
@@ -89,8 +89,10 @@ class PreemptionHook(Hook):
         Raises:
             SystemExit: With code 75, in every process.
         """
-        # An iteration-based loop resumed here would skip the validation.
-        if self._agree() and _updated(runner) and not _validates_next(runner):
+        # No checkpoint holds gradients that are being accumulated, and an iteration-
+        # based loop resumed before a validation would skip it.
+        updated = all(wrapper.should_update() for wrapper in optim_wrappers(runner))
+        if self._agree() and updated and not _validates_next(runner):
             self._save_and_exit(runner, runner.iter + 1)
 
     def after_val_iter(
@@ -138,10 +140,10 @@ class PreemptionHook(Hook):
 
     def _agree(self) -> bool:
         pending = not signal.sigpending().isdisjoint(SIGNALS)
-        told = self.requested or pending
+        requested = self.requested or pending
         if not is_distributed():
-            return told
-        request = torch.tensor(int(told))
+            return requested
+        request = torch.tensor(int(requested))
         all_reduce(request, 'max', self._group)
         return bool(request)
 
@@ -165,14 +167,6 @@ class PreemptionHook(Hook):
         for signum in self._handlers:
             signal.signal(signum, signal.SIG_IGN)
         raise SystemExit(EXIT_CODE)
-
-
-def _updated(runner: Runner) -> bool:
-    """Whether no accumulated gradients are waiting, which no checkpoint holds."""
-    wrappers = runner.optim_wrapper
-    if not isinstance(wrappers, OptimWrapperDict):
-        return wrappers.should_update()
-    return all(wrapper.should_update() for wrapper in wrappers.values())
 
 
 def _is_common(runner: Runner, batch_idx: int) -> bool:

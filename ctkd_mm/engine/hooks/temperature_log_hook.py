@@ -1,4 +1,4 @@
-"""Every temperature of the model, in the training log."""
+"""Logs every temperature of the model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from torch import Tensor
 
+<<<<<<< HEAD
 from ctkd_mm.models.temperatures.base import Temperature, find_temperatures
+=======
+from ctkd_mm.models.temperatures.base import find_temperatures
+>>>>>>> w-engine
 from ctkd_mm.registry import HOOKS
 
 
@@ -33,7 +37,15 @@ class TemperatureLogHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Find what to log, and when."""
-        self.temperatures = _numbered_temperatures(runner)
+        found = find_temperatures(runner.model)
+        # Numbers, not names: LogProcessor averages every key with "loss" in it.
+        several = len(found) > 1
+        suffixes = [f'.{i}' for i in range(len(found))] if several else ['']
+        self.temperatures = dict(zip(suffixes, found.values()))
+        loggers = [h for h in runner.hooks if isinstance(h, TemperatureLogHook)]
+        if several and loggers[:1] == [self]:
+            for suffix, name in zip(suffixes, found):
+                runner.logger.info(f'tau{suffix} is the temperature at {name}')
         self.log_interval = next(
             (h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 1
         )
@@ -60,6 +72,7 @@ class TemperatureLogHook(Hook):
         }
 
 
+<<<<<<< HEAD
 def _numbered_temperatures(runner: Runner) -> dict[str, Temperature]:
     """Map a log-key suffix, empty for a single one, to every temperature."""
     found = find_temperatures(runner.model)
@@ -71,6 +84,8 @@ def _numbered_temperatures(runner: Runner) -> dict[str, Temperature]:
     return {f'.{i}': module for i, module in enumerate(found.values())}
 
 
+=======
+>>>>>>> w-engine
 def _tau_stats(tau: Tensor | None, suffix: str) -> dict[str, Tensor]:
     if tau is None or not tau.numel():  # no RoI in this step, or none so far
         return {}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
 from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch import nn
 from torch.utils.data import BatchSampler
 
@@ -19,10 +18,11 @@ from ctkd_mm.engine.loops.seeded_data import (
     SeededDataset,
 )
 from ctkd_mm.registry import LOOPS
+from ctkd_mm.utils.model import diff_rank_seed
 
-WAY_OUT = (
-    "Restore them; or go on inexactly with MMEngine's own loop: train_cfg.type without "
-    'the prefix "ctkd_mm.Resumable"'
+CURE = (
+    "Restore them; or resume inexactly with MMEngine's own loop: train_cfg.type "
+    "without 'ctkd_mm.Resumable'"
 )
 
 
@@ -63,15 +63,13 @@ class _ExactResume:
         if before != layout:
             raise ValueError(
                 f'cannot resume at iteration {self._iter}: the interrupted run had '
-                f'{before}, now it is {layout} (train_dataloader.batch_size, number of '
-                'processes, train_dataloader.dataset), and its place in the data is '
-                f'lost. {WAY_OUT}'
+                f'{before}, found {layout} (train_dataloader.batch_size, processes, '
+                f'train_dataloader.dataset). {CURE}'
             )
         if not any(isinstance(hook, ReseedHook) for hook in self.runner.hooks):
             self.runner.logger.warning(
                 'default_hooks has no ctkd_mm.ReseedHook: the resumed run will draw '
-                "other RoIs than an uninterrupted one. Add dict(type='ctkd_mm."
-                "ReseedHook')"
+                "other RoIs. Add dict(type='ctkd_mm.ReseedHook')"
             )
 
     def _resume_data(self) -> None:
@@ -130,12 +128,10 @@ class ResumableEpochBasedTrainLoop(_ExactResume, EpochBasedTrainLoop):
         # The end too: a save in the last iteration comes before the epoch's end.
         if not begin <= self._iter <= end:
             raise ValueError(
-                f'cannot resume: the checkpoint is at iteration {self._iter} of epoch '
-                f'{self._epoch} (both from 0), but with {len(batches)} batches to an '
-                f'epoch this epoch has the iterations {begin} to {end}: '
-                'train_dataloader.batch_size, the number of processes or '
-                'train_dataloader.dataset is not that of the interrupted run. '
-                f'{WAY_OUT}'
+                f'cannot resume at iteration {self._iter} of epoch {self._epoch}, '
+                f'which with {len(batches)} batches has the iterations {begin} to '
+                f'{end}: train_dataloader.batch_size, processes or '
+                f'train_dataloader.dataset changed. {CURE}'
             )
         self._done = self._iter - begin
 
@@ -165,10 +161,11 @@ class ResumableIterBasedTrainLoop(_ExactResume, IterBasedTrainLoop):
         # For the parent, which takes as many batches as were trained on from its
         # iterator. It does so after the hooks that set the sampler's epoch to 0.
         yield from repeat(None, self._iter)
-        epoch = self.dataloader.batch_sampler.advance(self._iter)
-        batches = _InfiniteDataloaderIterator(self.dataloader)
-        batches._epoch = epoch
-        yield from batches
+        batches = self.dataloader.batch_sampler
+        for epoch in count(batches.advance(self._iter) + 1):
+            yield from self.dataloader
+            if hasattr(batches.sampler, 'set_epoch'):
+                batches.sampler.set_epoch(epoch)
 
 
 class _Skippable:
@@ -193,15 +190,15 @@ def _refuse_built_parts(dataloader: Any) -> None:
     for key, part in parts.items():
         if not isinstance(part, dict):
             raise TypeError(
-                f'{key} must be a config dict, which can be built again on a resume; '
-                f'got a {type(part).__name__}. Give its config'
+                f'{key} must be a config dict, as a resume builds it again; got a '
+                f'{type(part).__name__}'
             )
 
 
 def _seeded(config: dict, dataset: dict, runner: Runner, iteration: int) -> dict:
     """The data loader's config with the parts that make data exactly resumable."""
     seed = runner.seed
-    if runner._randomness_cfg.get('diff_rank_seed'):
+    if diff_rank_seed(runner):
         seed -= get_rank()  # samplers must agree on the order on all ranks
 
     def sampler(dataset: Any, **_: Any) -> Any:

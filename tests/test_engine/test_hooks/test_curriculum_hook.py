@@ -8,7 +8,6 @@ from helpers.logit_run import Distilled, make_runner
 from mmengine.model import MMDistributedDataParallel
 
 from ctkd_mm import (
-    CTKDLoss,
     GlobalTemperature,
     InstanceTemperature,
     cosine_curriculum,
@@ -48,6 +47,7 @@ def hook_cfg(**kwargs):
     return dict(type='ctkd_mm.CurriculumHook', **kwargs)
 
 
+@pytest.mark.start
 def test_lambda_follows_epochs_and_is_logged_with_tau(tmp_path):
     model = Distilled(GlobalTemperature(tau_start=3.0))
     runner = make_runner(tmp_path, model, hook_cfg(end=3))
@@ -62,6 +62,7 @@ def test_lambda_follows_epochs_and_is_logged_with_tau(tmp_path):
     assert lines[-1]['tau'] == model.deep['loss'].temperature.tau.item()
 
 
+@pytest.mark.start
 def test_tensorboard_shows_tau_and_lambda(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -73,6 +74,7 @@ def test_tensorboard_shows_tau_and_lambda(tmp_path):
     assert scalars.Scalars('tau')[0].value == pytest.approx(15.62, abs=0.01)
 
 
+@pytest.mark.start
 def test_lambda_follows_iterations(tmp_path):
     model = Distilled(GlobalTemperature())
     make_runner(
@@ -84,6 +86,7 @@ def test_lambda_follows_iterations(tmp_path):
     assert model.seen == [cosine_curriculum(i, end=6) for i in range(9)]
 
 
+@pytest.mark.start
 def test_instance_temperature_logs_its_spread(tmp_path):
     model = Distilled(InstanceTemperature(4))
     make_runner(tmp_path, model, hook_cfg(end=3)).train()
@@ -93,17 +96,7 @@ def test_instance_temperature_logs_its_spread(tmp_path):
     assert line['tau_max'] == pytest.approx(last.max().item())
 
 
-def test_several_temperatures_are_logged_by_number(tmp_path):
-    model = Distilled(GlobalTemperature())
-    model.deep['other'] = CTKDLoss(GlobalTemperature(tau_start=2.0))
-    make_runner(tmp_path, model, hook_cfg(end=3)).train()
-    line = read_scalars(tmp_path)[-1]
-    assert line['tau.0'] == model.deep['loss'].temperature.tau.item()
-    assert 'tau.1' not in line  # never ran
-    (log,) = tmp_path.glob('*/*.log')
-    assert 'tau.1 is the temperature at deep.other.temperature' in log.read_text()
-
-
+@pytest.mark.start
 def test_resumed_run_continues_the_ramp(tmp_path):
     straight = Distilled(GlobalTemperature())
     make_runner(tmp_path / 'a', straight, hook_cfg(end=4)).train()
@@ -116,6 +109,7 @@ def test_resumed_run_continues_the_ramp(tmp_path):
     assert first.seen + second.seen == straight.seen
 
 
+@pytest.mark.start
 def test_no_gradient_reversal_is_refused_before_training(tmp_path):
     class Plain(Distilled):
         def forward(self, inputs, mode='loss'):
@@ -127,6 +121,7 @@ def test_no_gradient_reversal_is_refused_before_training(tmp_path):
         make_runner(tmp_path, model, hook_cfg(end=3)).train()
 
 
+@pytest.mark.start
 def test_epochs_without_an_epoch_based_loop_are_refused(tmp_path):
     runner = make_runner(
         tmp_path,
@@ -138,6 +133,7 @@ def test_epochs_without_an_epoch_based_loop_are_refused(tmp_path):
         runner.train()
 
 
+@pytest.mark.start
 def test_works_under_a_ddp_wrapper(tmp_path, one_process_group):
     model = Distilled(GlobalTemperature())
     runner = make_runner(

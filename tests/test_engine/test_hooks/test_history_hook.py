@@ -1,60 +1,49 @@
 from __future__ import annotations
 
-import copy
-import json
-from pathlib import Path
-
 import pytest
-from mmengine.config import Config
-from mmengine.runner import Runner
+from helpers.logit_run import Distilled, make_runner
+
+from ctkd_mm import GlobalTemperature
+from ctkd_mm.analysis.run_log import read_scalars
+
+pytestmark = pytest.mark.start
+
+HISTORY = dict(type='ctkd_mm.HistoryHook')
+TRAINED = 24  # iterations, in 4 epochs of 6, logged every second
 
 
-def train(cfg: Config, history: bool) -> tuple[Runner, list[dict]]:
-    cfg = copy.deepcopy(cfg)
-    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    cfg.work_dir += f'_{history}'
-    cfg.visualizer.name += f'_{history}'
-    cfg.train_cfg.max_epochs = 4
-    cfg.default_hooks.logger.interval = 3
-    cfg.log_processor.window_size = 3
-    if not history:
-        del cfg.default_hooks['history']
-    runner = Runner.from_cfg(cfg)
+def train(tmp_path, hook, window, *custom):
+    """Train; return the number of losses kept, and the log but for times."""
+    processor = dict(window_size=window, custom_cfg=list(custom))
+    model = Distilled(GlobalTemperature())
+    runner = make_runner(tmp_path, model, hook, log_processor=processor)
     runner.train()
-    (log,) = Path(cfg.work_dir).glob('*/vis_data/scalars.json')
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    timings = ('time', 'data_time', 'memory')
-    return runner, [{k: v for k, v in x.items() if k not in timings} for x in lines]
+    values, counts = runner.message_hub.log_scalars['train/loss'].data
+    assert len(values) == len(counts)
+    lines = read_scalars(tmp_path)
+    return len(values), [(line['step'], line['loss']) for line in lines]
 
 
-@pytest.fixture
-def iterations(demo_cfg) -> Config:
-    demo_cfg.train_dataloader.batch_size = 4  # 4 iterations an epoch
-    return demo_cfg
+@pytest.mark.parametrize(
+    ('windows', 'kept'), [([], 3), (['epoch'], 6), (['global'], TRAINED), ([5], 5)]
+)
+def test_the_longest_window_is_kept_and_the_log_is_the_same(tmp_path, windows, kept):
+    custom = [
+        dict(data_src='loss', method_name='mean', window_size=window)
+        for window in windows
+    ]
+    length, lines = train(tmp_path / 'bounded', HISTORY, 3, *custom)
+    assert length == kept
+    endless, same_lines = train(
+        tmp_path / 'endless', dict(type='ParamSchedulerHook'), 3, *custom
+    )
+    assert endless == TRAINED
+    assert lines == same_lines
 
 
-@pytest.mark.process
-def test_the_history_is_bounded_and_the_log_the_same(iterations):
-    bounded, lines = train(iterations, True)
-    endless, same_lines = train(iterations, False)
-    assert len(lines) == 4 and lines == same_lines
-    for runner, length in ((bounded, 3), (endless, 16)):
-        values, counts = runner.message_hub.log_scalars['train/loss'].data
-        assert len(values) == len(counts) == length
-
-
-@pytest.mark.process
-def test_a_global_window_gets_all(iterations):
-    window = dict(data_src='loss', method_name='mean', window_size='global')
-    iterations.log_processor.custom_cfg = [window]
-    runner, _ = train(iterations, True)
-    assert len(runner.message_hub.log_scalars['train/loss'].data[0]) == 16
-
-
-@pytest.mark.process
-def test_an_epochs_window_gets_an_epoch(iterations):
-    window = dict(data_src='loss', method_name='mean', window_size='epoch')
-    iterations.log_processor.custom_cfg = [window]
-    runner, lines = train(iterations, True)
-    assert len(runner.message_hub.log_scalars['train/loss'].data[0]) == 4
-    assert lines == train(iterations, False)[1]
+def test_no_logger_and_no_window_of_a_number_leave_the_processors_window(tmp_path):
+    model = Distilled(GlobalTemperature())
+    runner = make_runner(tmp_path, model, HISTORY, dict(by_epoch=True, max_epochs=2))
+    runner._hooks = [h for h in runner.hooks if type(h).__name__ != 'LoggerHook']
+    runner.train()
+    assert len(runner.message_hub.log_scalars['train/loss'].data[0]) == 10

@@ -11,6 +11,8 @@ from ctkd_mm.models.temperatures.fixed import (
     SpreadTemperature,
 )
 
+pytestmark = pytest.mark.start
+
 HOOK = dict(type='ctkd_mm.TemperatureLogHook')
 ONE_EPOCH = dict(by_epoch=True, max_epochs=1)
 
@@ -44,11 +46,15 @@ def test_two_temperatures_for_each_row_are_logged_by_model(tmp_path):
     assert student != teacher
 
 
-def test_several_temperatures_are_logged_by_number(tmp_path):
+def test_several_temperatures_are_logged_by_number_and_named_once(tmp_path):
     model = Distilled(ConstantTemperature(3))
     model.deep['other'] = CTKDLoss(ConstantTemperature(5))
-    line = last_line(tmp_path, model)
+    runner = make_runner(tmp_path, model, HOOK, ONE_EPOCH)
+    runner.register_hook(dict(HOOK))
+    runner.train()
+    line = read_scalars(tmp_path)[-1]
     assert line['tau.0'] == 3
     assert 'tau.1' not in line  # never ran
     (log,) = tmp_path.glob('*/*.log')
-    assert 'tau.1 is the temperature at deep.other.temperature' in log.read_text()
+    name = 'tau.1 is the temperature at deep.other.temperature'
+    assert log.read_text().count(name) == 1
