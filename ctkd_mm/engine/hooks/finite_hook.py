@@ -170,17 +170,7 @@ class FiniteHook(Hook):
         return f'not finite in {where}: {", ".join(found)}{curriculum}'
 
 
-<<<<<<< HEAD
-def _optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
-    wrapper = runner.optim_wrapper
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return [wrapper.optimizer for wrapper in wrappers]
-
-
 def _lambda(temperature: Temperature) -> str:
-=======
-def _lambda(temperature: Policy) -> str:
->>>>>>> w-engine
     grl = getattr(temperature, 'grl', None)  # a learnable one's
     return '' if grl is None else f', lambda = {grl.lambda_:g}'
 

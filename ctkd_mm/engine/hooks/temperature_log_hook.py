@@ -8,11 +8,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from torch import Tensor
 
-<<<<<<< HEAD
-from ctkd_mm.models.temperatures.base import Temperature, find_temperatures
-=======
 from ctkd_mm.models.temperatures.base import find_temperatures
->>>>>>> w-engine
 from ctkd_mm.registry import HOOKS
 
 
@@ -72,20 +68,6 @@ class TemperatureLogHook(Hook):
         }
 
 
-<<<<<<< HEAD
-def _numbered_temperatures(runner: Runner) -> dict[str, Temperature]:
-    """Map a log-key suffix, empty for a single one, to every temperature."""
-    found = find_temperatures(runner.model)
-    if len(found) == 1:
-        return {'': next(iter(found.values()))}
-    # Numbers, not names: LogProcessor averages every key with "loss" in it.
-    for i, name in enumerate(found):
-        runner.logger.info(f'tau.{i} is the temperature at {name}')
-    return {f'.{i}': module for i, module in enumerate(found.values())}
-
-
-=======
->>>>>>> w-engine
 def _tau_stats(tau: Tensor | None, suffix: str) -> dict[str, Tensor]:
     if tau is None or not tau.numel():  # no RoI in this step, or none so far
         return {}

@@ -6,12 +6,12 @@ import random
 import re
 
 import pytest
-from ctkd_mm.cli_runs import diagnose as diagnose_tool
 from helpers.run_logs import train_line, write_log
 
 from ctkd_mm.analysis.doctor import rules
 from ctkd_mm.analysis.doctor.diagnose import DEFAULTS, diagnose, diagnose_run
 from ctkd_mm.analysis.doctor.rules import Track
+from ctkd_mm.cli import diagnose as diagnose_tool
 from ctkd_mm.models.temperatures.learned import LearnedTemperature
 from ctkd_mm.models.temperatures.ramps import cosine_curriculum
 

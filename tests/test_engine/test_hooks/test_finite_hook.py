@@ -12,16 +12,11 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from ctkd_mm.engine.hooks.finite_hook import FiniteHook
-<<<<<<< HEAD
-from ctkd_mm.engine.launch import leave_group
-from ctkd_mm.models.temperatures.learned import LearnedTemperature
-=======
 from ctkd_mm.models.temperatures.fixed import ConstantTemperature
 from ctkd_mm.models.temperatures.learned import GlobalTemperature
 from ctkd_mm.registry import MODELS
 
 pytestmark = pytest.mark.start
->>>>>>> w-engine
 
 NAN, INF = math.nan, math.inf
 WEIGHT = 'student.weight'
@@ -56,14 +51,7 @@ def poison_gradient(runner, data_batch, factor=NAN):
 
 
 def poison_tau(runner, data_batch):
-<<<<<<< HEAD
-    (temperature,) = (
-        m for m in runner.model.modules() if isinstance(m, LearnedTemperature)
-    )
-    temperature.raw_tau.data.fill_(NAN)
-=======
     runner.model.deep['loss'].temperature.raw_tau.data.fill_(NAN)
->>>>>>> w-engine
 
 
 def build(tmp_path, action, iterations=(6,), model=None, data=None, **wrapper):
