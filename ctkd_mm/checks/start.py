@@ -84,9 +84,9 @@ def check_resumed(runner: Runner, meta: dict) -> None:
     teacher = meta.get('teacher')
     if model and teacher and teacher['sha256'] != model.teacher_sha256:
         raise ValueError(
-            f'cannot resume with another teacher: {teacher["ckpt"]} (sha256 '
-            f'{teacher["sha256"]}), now model.teacher_ckpt={model.teacher_ckpt!r} '
-            f'({model.teacher_sha256}). Resume with the same teacher, or start a new '
+            f'the run was trained with the teacher {teacher["ckpt"]} (sha256 '
+            f'{teacher["sha256"]}), now model.teacher_ckpt={model.teacher_ckpt!r} has '
+            f'{model.teacher_sha256}. Resume with the same teacher, or start a new '
             'run with load_from'
         )
 
