@@ -2,6 +2,7 @@
 
 from .coco_subset import coco_subset
 from .extract_student import extract_student
-from .new_pair import methods, new_pair
+from .new_pair import new_pair
+from .pair_template import methods
 
 __all__ = ['coco_subset', 'extract_student', 'methods', 'new_pair']

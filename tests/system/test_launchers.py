@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[2]
 ARGUMENT = 'model.loss_kd.temperature.tau_range=5 with a space'
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import sys
+
 import cv2
 import pytest
+from mmdet.visualization import DetLocalVisualizer
 
 from ctkd_mm import cli
 from ctkd_mm.demo import run as demo
@@ -18,15 +21,24 @@ def test_outside_a_checkout_is_refused(tmp_path, monkeypatch):
         demo.run_demo()
 
 
-@pytest.mark.process
+@pytest.mark.start
 def test_the_demo_prints_its_table_and_keeps_what_is_complete(
     small_checkout, capfd, monkeypatch
 ):
+    def in_this_process(name, log, *args):
+        # MMEngine keeps one visualizer a name for the whole process.
+        DetLocalVisualizer._instance_dict.clear()
+        getattr(cli, name)([*map(str, args)])
+
+    data = small_checkout / 'configs' / '_base_' / 'datasets' / 'digits_detection.py'
+    no_workers = 'num_workers=0, persistent_workers=False'
+    data.write_text(data.read_text().replace('num_workers=1', no_workers))
+    monkeypatch.setattr(sys, 'argv', sys.argv)  # which the tools change
+    monkeypatch.setattr(demo, '_tool', in_this_process)
     cli.demo([])
     shown = capfd.readouterr().out
     for words in ('teacher  ', 'student alone  ', 'student with CTKD  ', '335,306'):
         assert words in shown
-    assert 'Epoch(train) [1]' in shown
     for picture in ('curriculum.png', 'detections.png'):
         assert cv2.imread(str(demo.WORK_DIR / picture)).std() > 5
     started = []
@@ -39,11 +51,29 @@ def test_the_demo_prints_its_table_and_keeps_what_is_complete(
     assert (tool, config, resume) == ('train', demo.RUNS['ctkd'], '--resume')
 
 
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """A tool that prints a line of MMEngine's log, and ends with the given status."""
+    script = tmp_path / 'tools' / 'train.py'
+    script.parent.mkdir()
+    line = 'mmengine - INFO - Epoch(train) [1][2/2]  tau: 2.0  time: 0.1  memory: 3'
+    script.write_text(f'import sys\nprint({line!r})\nsys.exit(int(sys.argv[1]))\n')
+    monkeypatch.chdir(tmp_path)
+    return line
+
+
 @pytest.mark.process
-def test_a_failing_tool_shows_its_output_and_where_it_is(small_checkout):
-    schedule = small_checkout / 'configs' / '_base_' / 'schedules' / 'schedule_demo.py'
-    schedule.write_text(schedule.read_text().replace("'AdamW'", "'AdamW', nonsense=1"))
+def test_progress_is_shown_and_all_output_kept(tool, tmp_path, capsys):
+    log = tmp_path / 'out' / 'teacher.log'
+    demo._tool('train', log, 0)
+    assert capsys.readouterr().out == '  Epoch(train) [1][2/2]  tau: 2.0\n'
+    assert log.read_text() == f'{tool}\n'
+
+
+@pytest.mark.process
+def test_a_failing_tool_shows_its_output_and_where_it_is(tool, tmp_path):
+    log = tmp_path / 'teacher.log'
     with pytest.raises(RuntimeError) as error:
-        demo.run_demo()
-    assert "unexpected keyword argument 'nonsense'" in str(error.value)
-    assert 'all of its output: work_dirs/demo/teacher.log' in str(error.value)
+        demo._tool('train', log, 3)
+    want = f'{tool}\n\ntools/train.py failed; all of its output: {log}'
+    assert str(error.value) == want
