@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from mmengine.runner import Runner
 
@@ -16,8 +16,6 @@ READ_AT = dict(
     distiller='model.distiller',
     paramwise_cfg='optim_wrapper.paramwise_cfg',
 )
-# They call the runner's model as if it were the detector.
-DETECTOR_HOOKS = {'SetEpochInfoHook', 'YOLOXModeSwitchHook'}
 
 
 def left_at_the_top(runner: Runner) -> Iterator[str]:
@@ -31,23 +29,6 @@ def left_at_the_top(runner: Runner) -> Iterator[str]:
                 f'{key} at the top level of the config is not read: write {place}, in '
                 f"a config that inherits it {key}=_base_.pop('{key}')"
             )
-
-
-def check_hook_names(names: Iterable[str]) -> None:
-    """Look for hooks that a distiller cannot have.
-
-    Args:
-        names: Names of the hooks' classes.
-
-    Raises:
-        ValueError: If one of them takes the runner's model for the detector.
-    """
-    for name in sorted(DETECTOR_HOOKS.intersection(names)):
-        raise ValueError(
-            f"custom_hooks has {name}, which takes the runner's model for the "
-            'detector; in a distillation the detector is inside, and the hook would '
-            'fail, if only in the last epochs: drop it from custom_hooks'
-        )
 
 
 def other_classes(runner: Runner) -> Iterator[str]:

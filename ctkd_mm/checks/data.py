@@ -16,6 +16,7 @@ from typing import Any
 from mmengine.fileio import get
 from mmengine.runner import Runner
 
+from ctkd_mm.utils.config import bare, walk
 from ctkd_mm.utils.messages import nearest, some
 
 # Polygons are most of a COCO file, and no rule reads them.
@@ -47,11 +48,7 @@ def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
     in_file = list(names.values())
     absent = [name for name in classes if name not in in_file]
     if absent and tuple(classes) == tuple(dataset.METAINFO.get('classes') or ()):
-        yield (
-            f'{key}.metainfo is not set, so its classes are not those of '
-            f'{dataset.ann_file}. Write metainfo=dict(classes={tuple(in_file)!r}) in '
-            f'each data set, and num_classes={len(in_file)} in every box head'
-        )
+        yield forgotten_metainfo(key, dataset.ann_file, in_file)
     elif absent:
         yield (
             f'{key}.metainfo.classes has {absent[0]!r}, {dataset.ann_file} does not'
@@ -66,6 +63,36 @@ def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
                     f'has {names[index]!r}: write the names in the order of the file'
                 )
                 return
+
+
+def forgotten_metainfo(key: str, ann_file: str, names: list[str]) -> str:
+    """Say that a data set of one's own has the class names of its type."""
+    return (
+        f'{key}.metainfo is not set, so its classes are not those of {ann_file}. Write '
+        f'metainfo=dict(classes={tuple(names)!r}) in each data set, and '
+        f'num_classes={len(names)} in every box head'
+    )
+
+
+def without_metainfo(cfg: dict) -> Iterator[str]:
+    """Find the data sets of a config that lack class names, where none can be built.
+
+    Args:
+        cfg: A complete config.
+
+    Yields:
+        A sentence for each data set whose file has other names than its type.
+    """
+    from mmdet.registry import DATASETS
+
+    for key, part in walk({k: v for k, v in cfg.items() if k.endswith('_dataloader')}):
+        if isinstance(part, dict) and part.get('ann_file'):
+            own = getattr(DATASETS.get(bare(part.get('type'))), 'METAINFO', {})
+            path = osp.join(part.get('data_root') or '', part['ann_file'])
+            names = [c['name'] for c in read(path)['categories']]
+            given = (part.get('metainfo') or {}).get('classes')
+            if not given and not set(names) <= set(own.get('classes') or names):
+                yield forgotten_metainfo(key, path, names)
 
 
 def id_faults(file: dict) -> Iterator[str]:
@@ -139,20 +166,6 @@ def read(path: str, backend_args: dict | None = None) -> dict:
     """
     raw = get(path, backend_args=backend_args)
     return json.loads(POLYGONS.sub(b'"segmentation":[]', raw))
-
-
-def check_annotations(where: str, ann_file: str) -> None:
-    """Check that the parts of an annotation file belong together.
-
-    Args:
-        where: What reads it, for the message.
-        ann_file: Its path or URL.
-
-    Raises:
-        ValueError: At the first fault of :func:`id_faults`.
-    """
-    for fault in id_faults(read(ann_file)):
-        raise ValueError(f'{where}: {ann_file}: {fault}')
 
 
 def parts(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:

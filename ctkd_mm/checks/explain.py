@@ -11,11 +11,13 @@ import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 
+from ctkd_mm.checks.data import without_metainfo
 from ctkd_mm.utils.config import bare, walk
 from ctkd_mm.utils.messages import nearest
 
 MISSPELT_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 MISSPELT_TYPE = re.compile(r'^(\S+) is not in the \S+::(.+?) registry')
+NO_IMAGE = 'need at least one array'  # NumPy's words for a data set of none
 
 
 def explain(error: Exception, cfg: Config) -> str:
@@ -29,7 +31,8 @@ def explain(error: Exception, cfg: Config) -> str:
 
     Returns:
         The error's own text; for a misspelt argument or type followed by key, value
-        and the nearest name.
+        and the nearest name; for data that kept no image as their classes were not
+        given, by those classes.
     """
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     try:
@@ -53,6 +56,8 @@ def _causes(text: str, cfg: Config) -> Iterator[str]:
         name, registry = unknown.groups()
         near = nearest(bare(name), [cls.__name__ for _, cls in _registered(registry)])
         yield from (f'{path}={name!r}{near}' for path, v in walk({**cfg}) if v == name)
+    elif NO_IMAGE in text:
+        yield from without_metainfo(cfg)
 
 
 def _registered(name: str | None = None) -> Iterator[tuple[Registry, type]]:

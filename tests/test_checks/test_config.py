@@ -7,7 +7,6 @@ from mmengine.registry import MODELS
 
 from ctkd_mm import CTKDLoss, CurriculumHook, GlobalTemperature
 from ctkd_mm.checks.config import (
-    check_hook_names,
     left_at_the_top,
     no_curriculum,
     other_classes,
@@ -31,12 +30,6 @@ def test_a_methods_setting_at_the_top_level_is_told_with_its_place(key, place):
     )
     for sound in ({'model': {key: 1}}, {key: None}):
         assert list(left_at_the_top(SimpleNamespace(cfg=sound))) == []
-
-
-def test_a_hook_that_wants_the_detector_is_refused():
-    check_hook_names(['EMAHook', 'CurriculumHook'])
-    with pytest.raises(ValueError, match='has SetEpochInfoHook, which takes'):
-        check_hook_names(['EMAHook', 'SetEpochInfoHook'])
 
 
 def test_a_learnable_temperature_without_the_hook_is_told_by_its_path():

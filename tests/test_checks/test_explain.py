@@ -62,3 +62,18 @@ def test_an_error_without_words_is_told_by_its_kind():
 def test_an_error_is_told_where_the_config_cannot_be_looked_into():
     error = TypeError("unexpected keyword argument 'x'")
     assert explain(error, None) == str(error)
+
+
+def test_a_set_that_kept_no_image_without_its_classes_is_told_with_them(digits):
+    data = dict(type='CocoDataset', data_root=f'{digits}/')
+    data['ann_file'] = 'annotations/train.json'
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(dataset=data))))
+    error = ValueError('need at least one array to concatenate')
+    text = explain(error, cfg)
+    assert text.startswith(str(error))
+    assert 'train_dataloader.dataset.dataset.metainfo is not set' in text
+    assert f'Write metainfo=dict(classes={tuple("0123456789")!r})' in text
+    data['metainfo'] = dict(classes=tuple('0123456789'))
+    assert explain(error, Config(dict(train_dataloader=dict(dataset=data)))) == str(
+        error
+    )
