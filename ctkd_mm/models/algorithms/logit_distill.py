@@ -53,12 +53,11 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
             and their mappings, arguments of MMRazor's ``ConfigurableDistiller``.
         data_preprocessor: None takes the student's.
         init_cfg: See MMEngine's ``BaseModule``.
-        teacher_ignore_keys: Regular expressions of keys that need not fit in
-            ``teacher_ckpt``.
+        teacher_ignore_keys: Regular expressions of its keys that need not fit.
         teacher_dtype: ``'bfloat16'`` or ``'float16'`` runs the teacher alone in mixed
             precision: faster, its logits off by about 1 percent of their size
-            (docs/performance.md), and not possible with mmcv's deformable
-            convolutions. None: it computes as the student does.
+            (docs/performance.md); not for mmcv's deformable convolutions. None: as
+            the student.
 
     Raises:
         ValueError: If the two are no pair (:meth:`check_pair`), ``loss_kd`` is for
@@ -148,7 +147,7 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         """Make the teacher score the student's places of this step; no gradient.
 
         Args:
-            feats: The teacher's features, what its ``extract_feat`` returns.
+            feats: What the teacher's ``extract_feat`` returns.
         """
         raise NotImplementedError
 
