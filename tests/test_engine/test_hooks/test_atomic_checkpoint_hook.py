@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.toy_run import toy_runner
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
@@ -31,9 +32,9 @@ def train(cfg: Config, *hooks: Hook) -> Runner:
 
 
 @pytest.mark.process
-def test_sixteen_kills_lose_nothing(root):
+def test_ten_kills_lose_nothing(root):
     done = subprocess.run(
-        [sys.executable, 'tests/helpers/kill_saves.py', '--kills', '16'],
+        [sys.executable, 'tests/helpers/kill_saves.py', '--kills', '10'],
         cwd=root,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
         stdout=subprocess.PIPE,
@@ -41,9 +42,8 @@ def test_sixteen_kills_lose_nothing(root):
         check=True,
     )
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result['kills'] == 16
-    assert result['within_a_save'] >= 8
-    assert result['half_written'] >= 1  # a third of them, by chance
+    assert result['kills'] == 10
+    assert result['within_a_save'] >= 4
     assert result['lost'] == []
 
 
@@ -72,15 +72,20 @@ class Recording(Hook):
         self.seen.append(sorted(file.name for file in files))
 
 
-@pytest.mark.process
-def test_the_old_goes_only_when_the_new_is_there(demo_cfg):
-    demo_cfg.default_hooks.checkpoint.update(max_keep_ckpts=1)
-    demo_cfg.val_cfg = demo_cfg.val_dataloader = demo_cfg.val_evaluator = None
+@pytest.mark.start
+def test_the_old_goes_only_when_the_new_is_there(tmp_path):
     recording = Recording()
-    runner = train(demo_cfg, recording)
+    checkpoint = dict(type='ctkd_mm.AtomicCheckpointHook', interval=1, max_keep_ckpts=1)
+    train_cfg = dict(by_epoch=True, max_epochs=3, val_interval=9)
+    runner = toy_runner(
+        tmp_path,
+        (recording,),
+        train_cfg=train_cfg,
+        default_hooks=dict(checkpoint=checkpoint),
+    )
+    runner.train()
     assert recording.seen == [[], ['epoch_1.pth'], ['epoch_2.pth']]
-    files = sorted(file.name for file in Path(runner.work_dir).glob('*.pth'))
-    assert files == ['epoch_3.pth']
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_3.pth']
     assert find_latest_checkpoint(runner.work_dir).endswith('/epoch_3.pth')
 
 
@@ -99,22 +104,6 @@ class Scripted(BaseMetric):
         return dict(bbox_mAP=self.values.pop())
 
 
-@pytest.mark.process
-def test_the_best_checkpoint_is_the_student_of_the_best_map(demo_cfg):
-    demo_cfg.default_hooks.checkpoint.update(save_best='coco/bbox_mAP')
-    demo_cfg.val_evaluator = dict(type='Scripted')
-    weights = Weights()
-    runner = train(demo_cfg, weights)
-    (best,) = Path(runner.work_dir).glob('best_*.pth')
-    assert best.name == 'best_coco_bbox_mAP_epoch_2.pth'
-    student = MODELS.build(Config.fromfile(STUDENT).model)
-    extracted = torch.load(extract_student(best))['state_dict']
-    student.load_state_dict(extracted, strict=True)
-    after_epoch_2 = weights.kept[3]  # 2 iterations an epoch
-    for name, value in extracted.items():
-        assert torch.equal(value.double(), after_epoch_2[name]), name
-
-
 class Weights(Hook):
     """Keeps the student's weights after every iteration."""
 
@@ -126,27 +115,28 @@ class Weights(Hook):
         self.kept.append({key: value.double() for key, value in weights.items()})
 
 
-@pytest.mark.process
-def test_with_an_ema_hook_the_extracted_student_is_the_average(demo_cfg):
+@pytest.mark.start
+def test_the_best_checkpoint_is_the_averaged_student_of_the_best_map(demo_cfg):
+    demo_cfg.default_hooks.checkpoint.update(save_best='coco/bbox_mAP')
+    demo_cfg.val_evaluator = dict(type='Scripted')
     demo_cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.3))
     weights = Weights()
     runner = train(demo_cfg, weights)
-    path = Path(runner.work_dir) / 'epoch_3.pth'
-    extracted = torch.load(extract_student(path))['state_dict']
+    (best,) = Path(runner.work_dir).glob('best_*.pth')
+    assert best.name == 'best_coco_bbox_mAP_epoch_2.pth'
+    extracted = torch.load(extract_student(best))['state_dict']
+    student = MODELS.build(Config.fromfile(STUDENT).model)
+    student.load_state_dict(extracted, strict=True)
     parameters = {name for name, _ in runner.model.student.named_parameters()}
     for name, value in extracted.items():
         want = weights.kept[0][name]
-        for kept in weights.kept[1:]:
+        for kept in weights.kept[1:4]:  # 2 iterations an epoch
             # Buffers are the last ones: BatchNorm's statistics are averages already.
             want = 0.7 * want + 0.3 * kept[name] if name in parameters else kept[name]
         torch.testing.assert_close(value.double(), want, rtol=1e-5, atol=1e-6)
-    assert not torch.equal(
-        extracted['rpn_head.rpn_cls.weight'].double(),
-        weights.kept[-1]['rpn_head.rpn_cls.weight'],
-    )
 
 
-@pytest.mark.process
+@pytest.mark.start
 def test_the_teacher_is_named_and_not_stored(demo_cfg, teacher_ckpt):
     demo_cfg.log_level = 'INFO'
     runner = train(demo_cfg)
@@ -179,6 +169,7 @@ def resumed_from(cfg: Config) -> str:
     return find_latest_checkpoint(cfg.work_dir)
 
 
+@pytest.mark.start
 @pytest.mark.parametrize('named', [None, '', 'gone.pth'])
 def test_a_broken_last_checkpoint_is_mended(demo_cfg, named):
     work_dir = Path(demo_cfg.work_dir)
@@ -192,6 +183,7 @@ def test_a_broken_last_checkpoint_is_mended(demo_cfg, named):
     assert resumed_from(demo_cfg) == str(work_dir / 'epoch_10.pth')
 
 
+@pytest.mark.start
 def test_in_a_moved_folder_the_named_checkpoint_is_found(demo_cfg):
     work_dir = Path(demo_cfg.work_dir)
     work_dir.mkdir()
@@ -202,6 +194,7 @@ def test_in_a_moved_folder_the_named_checkpoint_is_found(demo_cfg):
     assert resumed_from(demo_cfg) == str(work_dir / 'epoch_2.pth')
 
 
+@pytest.mark.start
 def test_a_sound_last_checkpoint_is_left_alone(demo_cfg):
     work_dir = Path(demo_cfg.work_dir)
     work_dir.mkdir()
