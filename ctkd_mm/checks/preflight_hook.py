@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 
 from ctkd_mm.checks import config, data, start
 from ctkd_mm.checks.teacher import check_class_names, evaluate_teacher
@@ -15,7 +15,7 @@ from ctkd_mm.models.teachers.load import adopt_teacher, teacher_of
 from ctkd_mm.models.temperatures.base import find_temperatures
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.messages import warn
-from ctkd_mm.utils.model import teaching, unwrapped
+from ctkd_mm.utils.model import resumes, teaching, trains, unwrapped
 
 # What is silent without them, and comes from distillation, from the shipped recipes, or
 # gives a wrong mAP. Each is called with the runner and yields a sentence for a fault.
@@ -78,8 +78,8 @@ class PreflightHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Load a teacher that is not ours again, strictly."""
-        model, trains = unwrapped(runner), isinstance(runner._train_loop, BaseLoop)
-        if trains and teacher_of(model) and not teaching(runner):
+        model = unwrapped(runner)
+        if trains(runner) and teacher_of(model) and not teaching(runner):
             adopt_teacher(model, runner.cfg.model.get('teacher_ckpt'))
 
     def before_train(self, runner: Runner) -> None:
@@ -110,7 +110,7 @@ class PreflightHook(Hook):
         """Check that the weights fit, and that a resume has its teacher and loss."""
         lost = start.check_weights(runner, checkpoint)
         meta = checkpoint.get('meta') or {}
-        if runner._resume:
+        if resumes(runner):
             start.check_resumed(runner, meta)
             self.loaded = {'the resumed checkpoint': meta}
         elif all(name.startswith(_temperatures(runner)) for name in lost):

@@ -7,13 +7,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctkd_mm.utils.config import walk
 from ctkd_mm.utils.messages import some, warn
-from ctkd_mm.utils.model import teaching, unwrapped
+from ctkd_mm.utils.model import (
+    has_loaded,
+    load_from,
+    resumes,
+    teaching,
+    trains,
+    unwrapped,
+)
 
 # Settings of a distillation loss or a temperature, wherever in the model.
 LOSS = re.compile(r'model\.(.+\.)?(loss_kd|loss_ld|distill_losses|temperature)\.')
@@ -24,7 +31,7 @@ def frozen_random_backbone(runner: Runner) -> Iterator[str]:
     model = unwrapped(runner)
     detector = getattr(model, 'architecture', model)
     backbone = getattr(detector, 'backbone', None)
-    if runner._has_loaded or backbone is None:
+    if has_loaded(runner) or backbone is None:
         return
     if any(map(_loads, (model, detector, *backbone.modules()))):
         return
@@ -121,12 +128,12 @@ def check_weights(runner: Runner, checkpoint: dict) -> list[str]:
     found = {re.sub(r'^module\.', '', k): v for k, v in weights.items()}
     own = {k: v for k, v in model.state_dict().items() if 'num_batches' not in k}
     lost = [k for k in own if getattr(found.get(k), 'shape', None) != own[k].shape]
-    fits_partly = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+    fits_partly = trains(runner) and not resumes(runner)
     if not lost or (len(lost) < len(own) and (fits_partly or not teaching(runner))):
         return lost
     prefixes = sorted({key.split('.')[0] for key in found})
     raise ValueError(
-        f'{runner._load_from or runner.work_dir}: {len(lost)} of {len(own)} weights of '
+        f'{load_from(runner) or runner.work_dir}: {len(lost)} of {len(own)} weights of '
         f'the model are missing or of another shape, {lost[0]} for example; the file '
         f'has {", ".join(prefixes)}. Give the config of the run; an extracted student '
         'has its own (configs/baseline)'

@@ -309,7 +309,7 @@ REFUSED = dict(
     ),
     detr=(
         Pair(RETINA, 'detr_r50_8xb2-150e_coco'),
-        'student must be a one-stage detector that scores the anchors or points',
+        'student must be a one-stage detector whose head scores the anchors or points',
     ),
 )
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ctkd_mm.utils.messages import nearest, some, value_of
+from ctkd_mm.utils.messages import nearest, some
 
 
 def test_some_names_are_spelt_out_and_the_others_counted():
@@ -16,8 +16,3 @@ def test_some_names_are_spelt_out_and_the_others_counted():
 )
 def test_the_nearest_name_is_suggested(name, want):
     assert nearest(name, {'tau_range', 'tau_init'}) == want
-
-
-def test_a_long_value_is_cut_off():
-    assert value_of('a') == "'a'"
-    assert value_of('a' * 100) == f"'{'a' * 75} ..."
