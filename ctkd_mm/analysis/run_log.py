@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader
 
 from ctkd_mm.utils.messages import some
-from ctkd_mm.utils.weights import student_weights
+from ctkd_mm.utils.weights import state_dict_of, student_weights
 
 PathLike = Union[str, Path]
 LOG = '*/vis_data/scalars.json'  # below a work directory
@@ -103,7 +103,7 @@ def load_student(student: BaseModel, checkpoint: PathLike) -> None:
         ValueError: If a weight is missing, unexpected or of another shape.
     """
     loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
-    weights = loaded.get('state_dict', loaded)
+    weights = state_dict_of(loaded)
     weights = student_weights(weights) or weights
     own = student.state_dict()
     kept = {k: own[k] for k in own if '.temperature.' in k}

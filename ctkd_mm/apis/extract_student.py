@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.runner import CheckpointLoader, save_checkpoint
 
 from ctkd_mm.utils.files import ATOMIC
-from ctkd_mm.utils.weights import STUDENT_PREFIX, student_weights
+from ctkd_mm.utils.weights import STUDENT_PREFIX, state_dict_of, student_weights
 
 
 def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Path:
@@ -32,7 +32,7 @@ def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Pa
     checkpoint = Path(checkpoint)
     out = Path(out or checkpoint.with_name(f'{checkpoint.stem}_student.pth'))
     loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
-    weights = loaded.get('state_dict', loaded)
+    weights = state_dict_of(loaded)
     student = student_weights(weights)
     if not student:
         tops = sorted({key.split('.')[0] for key in weights})

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctkd_mm.utils.config import walk
 from ctkd_mm.utils.messages import some, warn
+from ctkd_mm.utils.weights import state_dict_of
 from ctkd_mm.utils.model import (
     has_loaded,
     load_from,
@@ -124,7 +125,7 @@ def check_weights(runner: Runner, checkpoint: dict) -> list[str]:
             distillation, if any is missing or of another shape.
     """
     model = unwrapped(runner)
-    weights = checkpoint.get('state_dict', checkpoint)
+    weights = state_dict_of(checkpoint)
     found = {re.sub(r'^module\.', '', k): v for k, v in weights.items()}
     own = {k: v for k, v in model.state_dict().items() if 'num_batches' not in k}
     lost = [k for k in own if getattr(found.get(k), 'shape', None) != own[k].shape]
