@@ -6,28 +6,36 @@ in any config, under any default scope, without ``custom_imports``.
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from mmengine import registry
 from mmengine.registry import Registry
 
 
 class _LazyRegistry(Registry):
-    """Imports its locations only for a name that is not registered yet.
+    """Imports its locations one by one, and only until a name is registered.
 
     So a loss finds its temperature without MMRazor, which the distillers need.
     """
 
+    def __init__(self, parent: Registry, locations: list[str]) -> None:
+        super().__init__(
+            parent.name, parent=parent, scope='ctkd_mm', locations=locations
+        )
+        self.locations = locations
+
     def get(self, key: str) -> type | None:
         scope, name = self.split_scope_key(key)
-        if scope in (None, self.scope) and name in self.module_dict:
-            return self.module_dict[name]
+        if scope in (None, self.scope):
+            for location in self.locations:
+                if name in self.module_dict:
+                    return self.module_dict[name]
+                import_module(location)
         return super().get(key)
 
 
 def _child_of(parent: Registry, *modules: str) -> Registry:
-    locations = [f'ctkd_mm.{module}' for module in modules]
-    return _LazyRegistry(
-        parent.name, parent=parent, scope='ctkd_mm', locations=locations
-    )
+    return _LazyRegistry(parent, [f'ctkd_mm.{module}' for module in modules])
 
 
 MODELS = _child_of(

@@ -23,8 +23,7 @@ def adapt_to_host(tool: Path) -> Namespace:
     - Under Slurm a port is chosen, unless ``MASTER_PORT`` is set: MMEngine has one for
       all jobs.
     - ``--amp`` becomes ``--cfg-options`` for :mod:`ctkd_mm.engine.optim.amp_wrapper`:
-    MMEngine's own wrapper
-      refuses CPUs, and mmcv's operators bfloat16.
+      MMEngine's own wrapper refuses CPUs, and mmcv's operators bfloat16.
     - On hosts without an accelerator, where MMEngine's launchers fail, ``--launcher
       pytorch|slurm`` makes the process group here, with gloo, and adds
       ``--cfg-options`` that wrap the model for a CPU; a ``model_wrapper_cfg`` and

@@ -1,4 +1,4 @@
-"""What a number in a config may be; anything that is no number may not."""
+"""Tests of numbers in a config; what is no number fails them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lower precision around mmcv operations, which have no kernels for it."""
+"""Lower precision, but float32 in mmcv's operations, which have no kernels for it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def low_precision(device: torch.device, dtype: str | None) -> Iterator[None]:
     if dtype is None:
         yield
         return
-    with torch.autocast(device.type, HALVES[dtype]), _float32_for_mmcv():
+    with torch.autocast(device.type, HALVES[dtype]), float32_for_mmcv():
         yield
 
 
 @contextmanager
-def _float32_for_mmcv() -> Iterator[None]:
+def float32_for_mmcv() -> Iterator[None]:
     """Cast what enters mmcv's operations, in any model that runs meanwhile."""
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
     from mmdet.models.roi_heads.bbox_heads import BBoxHead

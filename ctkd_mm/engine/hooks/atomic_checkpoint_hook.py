@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: a kill at any moment loses none."""
+"""Saves checkpoints completely or not at all, whenever the training is killed."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from ctkd_mm.registry import OPTIM_WRAPPERS
-from ctkd_mm.utils.precision import _float32_for_mmcv
+from ctkd_mm.utils.precision import float32_for_mmcv
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -34,7 +34,7 @@ class AmpOptimWrapper(MMEngineAmpOptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Autocast the forward pass of ``model``, mmcv's operations excepted."""
-        with super().optim_context(model), _float32_for_mmcv():
+        with super().optim_context(model), float32_for_mmcv():
             yield
 
 
