@@ -60,7 +60,8 @@ class DenseLogitDistill(LogitDistill):
         teacher: See there.
         loss_kd: See there. The logits are (N, num_classes), or (N, num_classes + 1)
             with softmax, N the anchors or points of the batch.
-        **kwargs: See there: ``teacher_ckpt``, ``distiller``, ``teacher_ignore_keys``.
+
+    ``teacher_ckpt``, ``distiller`` and ``teacher_ignore_keys``: see there.
 
     Raises:
         ValueError: If a model is no such detector; if classes, strides, anchors or

@@ -276,7 +276,7 @@ def test_batches_that_are_padded_differently_are_refused_with_both():
 @pytest.mark.start
 def test_a_run_checks_both_heads_and_learns_its_temperature(demo_cfg, tmp_path):
     student, teacher = narrow_detector('gfl'), narrow_detector('gfl', 64)
-    loss_kd = copy.deepcopy(demo_cfg.loss_kd)
+    loss_kd = copy.deepcopy(demo_cfg.model.loss_kd)
     loss_kd.update(type='ctkd_mm.BernoulliCTKDLoss', confidence=2)
     demo_cfg.model = dict(
         type='ctkd_mm.DenseLogitDistill',
