@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -16,7 +16,6 @@ from mmengine.runner import Runner
 from ctkd_mm.analysis.run_log import (
     LOG,
     PathLike,
-    flatten,
     read_config,
     read_metrics,
     read_scalars,
@@ -115,6 +114,26 @@ def training_minutes(lines: Sequence[dict[str, float]]) -> float:
         seconds += line.get('time', math.nan) * (line['step'] - before)
         before = line['step']
     return seconds / 60
+
+
+def flatten(value: Any, key: str = '') -> Iterator[tuple[str, Any]]:
+    """Walk through a config.
+
+    Args:
+        value: A config, or a value in one.
+        key: Where it is, for example ``model``; empty at the top.
+
+    Yields:
+        Dotted key and value of everything that holds no dict, for example
+        ``('custom_hooks.0.end', 5)``.
+    """
+    if isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict) or not value:
+        yield key, value
+        return
+    for name, item in value.items():
+        yield from flatten(item, f'{key}.{name}' if key else str(name))
 
 
 def config_differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
