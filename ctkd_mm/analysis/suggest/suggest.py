@@ -66,8 +66,7 @@ def _table(parts: dict[str, Rows], curves: dict[str, TauCurve]) -> list[str]:
     table = {'': head}
     for part, rows in parts.items():
         curve = curves[part]
-        peak = curve.supremum, curve.peak, curve.limit
-        figures = [*rows.std(), *rows.margin(), *peak]
+        figures = *rows.spread(), curve.supremum, curve.peak, curve.limit
         cells = ('none' if x is None else f'{x:.3g}' for x in figures)
         table[part] = (str(len(rows)), *cells)
     lines = [f'{k:<10}' + ''.join(f'{x:>10}' for x in v) for k, v in table.items()]
