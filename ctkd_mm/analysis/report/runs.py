@@ -6,7 +6,6 @@ import inspect
 import math
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
@@ -30,27 +29,36 @@ ENVIRONMENT = re.compile(
 )
 
 
-@dataclass(frozen=True)
 class RunRecord:
     """One run.
 
-    Attributes:
+    Args:
         name: Its work directory, short, different for each run of a report.
         path: The work directory.
+
+    Attributes:
         config: The config of its last start.
         scalars: Training lines, see :func:`ctkd_mm.analysis.run_log.read_scalars`.
         metrics: Validation lines, see :func:`ctkd_mm.analysis.run_log.read_metrics`.
         environment: What MMEngine logged about machine and packages, by its names.
         checkpoint: The best checkpoint, else the last; None where there is none.
+
+    Raises:
+        FileNotFoundError: If the folder has no JSON log or no config of a run.
     """
 
-    name: str
-    path: Path
-    config: Config
-    scalars: list[dict[str, float]]
-    metrics: list[dict[str, float]]
-    environment: dict[str, str]
-    checkpoint: Path | None
+    def __init__(self, name: str, path: Path) -> None:
+        if not path.is_dir():
+            raise FileNotFoundError(f'{path} is no folder: expected a work directory')
+        self.name, self.path, self.checkpoint = name, path, _checkpoint(path)
+        self.scalars, self.metrics = read_scalars(path), read_metrics(path)
+        self.config = read_config(path)
+        # A test in the same folder has no scalars.
+        start = sorted(path.glob(LOG))[-1].parents[1]
+        texts = (log.read_text(errors='replace') for log in sorted(start.glob('*.log')))
+        # The config follows, and may repeat a key.
+        environment = next(texts, '').partition('Config:')[0]
+        self.environment: dict[str, str] = dict(ENVIRONMENT.findall(environment))
 
     @property
     def seed(self) -> Any:
@@ -99,7 +107,7 @@ def read_runs(paths: Sequence[PathLike]) -> list[RunRecord]:
         # Of the folders above them: one of them may hold another.
         shared = os.path.commonpath([Path(path).parent for path in folders])
         names = [os.path.relpath(path, shared) for path in folders]
-    return [_read_run(name, path) for name, path in zip(names, folders.values())]
+    return [RunRecord(name, path) for name, path in zip(names, folders.values())]
 
 
 def training_minutes(lines: Sequence[dict[str, float]]) -> float:
@@ -151,26 +159,6 @@ def config_differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     keys = sorted({key for one in flat for key in one})
     rows = {key: [one.get(key, '–') for one in flat] for key in keys}
     return {key: row for key, row in rows.items() if len(set(row)) > 1}
-
-
-def _read_run(name: str, path: Path) -> RunRecord:
-    if not path.is_dir():
-        raise FileNotFoundError(f'{path} is no folder: expected a work directory')
-    scalars = read_scalars(path)  # says what is missing
-    # A test in the same folder has no scalars.
-    start = sorted(path.glob(LOG))[-1].parents[1]
-    logs = sorted(start.glob('*.log'))
-    log = logs[0].read_text(errors='replace') if logs else ''
-    return RunRecord(
-        name=name,
-        path=path,
-        config=read_config(path),
-        scalars=scalars,
-        metrics=read_metrics(path),
-        # The config follows, and may repeat a key.
-        environment=dict(ENVIRONMENT.findall(log.partition('Config:')[0])),
-        checkpoint=_checkpoint(path),
-    )
 
 
 def _checkpoint(run: Path) -> Path | None:

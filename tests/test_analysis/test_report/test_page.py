@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
 from ctkd_mm.analysis.doctor.diagnose import diagnose_run
-from ctkd_mm.analysis.report.detections import ValSet, evaluate, evaluate_runs
+from ctkd_mm.analysis.report.detections import Detector, ValSet, evaluate_runs
 from ctkd_mm.analysis.report.figures import draw_figures
 from ctkd_mm.analysis.report.page import write_report
 from ctkd_mm.analysis.report.runs import (
@@ -202,7 +202,7 @@ def test_the_ap_of_each_class_is_that_of_its_detections(student_run):
     (run,) = read_runs([student_run])
     model = HalfOracle(DetDataPreprocessor())
     val_set = ValSet(run.config)
-    detector = evaluate(val_set, run.config.val_evaluator, model)
+    detector = Detector(val_set, run.config.val_evaluator, model)
     there = {box['bbox_label'] for _, boxes in val_set.contents[1] for box in boxes}
     for label in range(10):
         ap = detector.per_class[str(label)]
