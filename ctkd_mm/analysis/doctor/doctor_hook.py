@@ -56,11 +56,11 @@ class TemperatureDoctorHook(Hook):
         fresh = Path(runner.log_dir, 'vis_data', 'scalars.json')
         self.log = runner.work_dir if runner.iter else fresh
         self.warned: set[str] = set()
+        self.by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Judge where there are no epochs."""
-        by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
-        if by_iter and self.every_n_train_iters(runner, ITERATIONS_PER_EPOCH):
+        if not self.by_epoch and self.every_n_train_iters(runner, ITERATIONS_PER_EPOCH):
             self._judge(runner, ended=False)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -76,8 +76,7 @@ class TemperatureDoctorHook(Hook):
         lines: list[dict] = []
         with suppress(FileNotFoundError):
             lines = read_scalars(self.log)
-        by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
-        found = diagnose_each(lines, self.bounds, by_epoch, ended)
+        found = diagnose_each(lines, self.bounds, self.by_epoch, ended)
         if not found:
             self._warn(
                 runner,

@@ -144,21 +144,20 @@ def evaluate_runs(runs: Sequence[RunRecord]) -> tuple[list[ValSet], dict[str, st
 
 
 def _teacher(run: RunRecord) -> BaseModel | None:
-    cfg = run.config.get('model') or {}
-    teacher = cfg.get('teacher', cfg.get('teacher_config'))
+    teacher = run.model.get('teacher', run.model.get('teacher_config'))
     if teacher is None:
         return None
     if run.teacher is None:
         raise ValueError('model.teacher_ckpt of its config is None')
     model = build_detector(copy.deepcopy(teacher))
-    load_teacher(model, run.teacher, cfg.get('teacher_ignore_keys', ()))
+    load_teacher(model, run.teacher, run.model.get('teacher_ignore_keys', ()))
     return model
 
 
 def _student(run: RunRecord) -> BaseModel:
     if run.checkpoint is None:
         raise FileNotFoundError(f'{run.path} holds no checkpoint')
-    cfg = copy.deepcopy(run.config.model)
+    cfg = copy.deepcopy(run.model)
     if 'architecture' not in cfg and 'teacher_ckpt' in cfg:
         cfg.teacher_ckpt = None  # MMDetection's own distillation: evaluated without
     model = build_detector(cfg.get('architecture', cfg))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence
 
-from ctkd_mm.analysis.doctor.diagnose import Finding, diagnose_run
+from ctkd_mm.analysis.doctor.diagnose import diagnose_run
 from ctkd_mm.analysis.report.detections import (
     IOU_THR,
     SCORE_THR,
@@ -50,6 +51,10 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
 
     records = read_runs(runs)
     sets, reasons = evaluate_runs(records)
+    verdicts = {}
+    for run in records:
+        with suppress(ValueError):  # nothing was learned
+            verdicts[run.name] = diagnose_run(run.path)
     keys = list(dict.fromkeys(key for run in records for key in run.environment))
     # Escaping: configs and class names may hold any text.
     environment = Environment(autoescape=True, undefined=StrictUndefined)
@@ -60,7 +65,7 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
         rows=[_row(run, sets) for run in records],
         colors={r.name: COLORS[i % len(COLORS)] for i, r in enumerate(records)},
         figures=draw_figures(records),
-        verdicts={run.name: found for run in records if (found := _verdicts(run))},
+        verdicts=verdicts,
         sets=sets,
         reasons=reasons,
         score_thr=SCORE_THR,
@@ -88,14 +93,6 @@ def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
         parameters=next((d.parameters for d in detectors if run.name in d.runs), None),
         minutes=training_minutes(run.scalars),
     )
-
-
-def _verdicts(run: RunRecord) -> dict[str, list[Finding]]:
-    """The doctor's findings for each learned temperature."""
-    try:
-        return diagnose_run(run.path)
-    except ValueError:  # nothing was learned
-        return {}
 
 
 def _score(value: float | None) -> str:
