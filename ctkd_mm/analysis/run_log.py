@@ -7,7 +7,7 @@ import math
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Union
+from typing import Iterable, Union
 
 from mmengine.config import Config
 from mmengine.model import BaseModel
@@ -72,26 +72,6 @@ def read_config(run: PathLike) -> Config:
     return Config.fromfile(dumped, import_custom_modules=False)
 
 
-def flatten(value: Any, key: str = '') -> Iterator[tuple[str, Any]]:
-    """Walk through a config.
-
-    Args:
-        value: A config, or a value in one.
-        key: Where it is, for example ``model``; empty at the top.
-
-    Yields:
-        Dotted key and value of everything that holds no dict, for example
-        ``('custom_hooks.0.end', 5)``.
-    """
-    if isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict) or not value:
-        yield key, value
-        return
-    for name, item in value.items():
-        yield from flatten(item, f'{key}.{name}' if key else str(name))
-
-
 def load_student(student: BaseModel, checkpoint: PathLike) -> None:
     """Load a trained student, all of it but a temperature in its own head.
 
@@ -137,9 +117,8 @@ def short_path(path: PathLike) -> str:
     """
     if '://' in str(path):
         return str(path)
-    full = Path(os.path.abspath(path))
-    below = Path.cwd() in full.parents
-    return str(full.relative_to(Path.cwd())) if below else os.path.normpath(path)
+    below = os.path.relpath(path)
+    return os.path.normpath(path) if below.startswith('..') else below
 
 
 def _logs(run: PathLike) -> list[Path]:
@@ -158,10 +137,10 @@ def _lines(run: PathLike) -> list[dict[str, float]]:
     lines = []
     for log in _logs(run):
         own = []
-        for line in log.read_text(errors='replace').splitlines(keepends=True):
+        for line in log.read_text(errors='replace').splitlines():
             # Cut off by a kill, or damaged by a crash of the machine.
             with suppress(json.JSONDecodeError):
-                entry = json.loads(line) if line.endswith('\n') else None
+                entry = json.loads(line)
                 if isinstance(entry, dict) and 'step' in entry:
                     own.append(entry)
         first = next((line['step'] for line in own if 'lr' in line), math.inf)

@@ -4,7 +4,6 @@ import pytest
 from helpers.run_logs import train_line, write_log
 
 from ctkd_mm.analysis.run_log import (
-    flatten,
     read_config,
     read_metrics,
     read_scalars,
@@ -33,17 +32,6 @@ def test_a_folder_without_logs_is_refused(tmp_path):
     for read in (read_scalars, read_config):
         with pytest.raises(FileNotFoundError, match='no JSON log'):
             read(tmp_path)
-
-
-def test_a_config_is_flattened_to_what_holds_no_dict():
-    config = dict(a=1, hooks=[dict(end=5), dict()], lrs=[1, 2], none=dict(b=None))
-    assert dict(flatten(config)) == {
-        'a': 1,
-        'hooks.0.end': 5,
-        'hooks.1': {},
-        'lrs': [1, 2],
-        'none.b': None,
-    }
 
 
 def test_a_path_is_shown_without_detours(tmp_path, monkeypatch):

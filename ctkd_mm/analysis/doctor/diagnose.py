@@ -6,7 +6,8 @@ import math
 from typing import Any, Sequence
 
 from ctkd_mm.analysis.doctor.rules import RULES, Finding, Track, healthy, non_finite
-from ctkd_mm.analysis.run_log import PathLike, flatten, read_config, read_scalars
+from ctkd_mm.analysis.run_log import PathLike, read_config, read_scalars
+from ctkd_mm.utils.config import bare, walk
 
 LEARNED = ('GlobalTemperature', 'InstanceTemperature')
 DEFAULTS = dict(tau_init=1.0, tau_range=20.0)  # of a learned temperature
@@ -91,7 +92,7 @@ def diagnose_each(
     shared = ('step', 'lambda', 'epoch') if by_epoch else ('step', 'lambda')
     findings = {}
     for suffix, (tau_init, tau_range) in bounds.items():
-        names = {f'tau{suffix}': 'tau', f'tau_min{suffix}': 'tau_min'}
+        names = {f'{k}{suffix}': k for k in ('tau', 'tau_min')}
         names.update(zip(shared, shared))
         own = [{names[k]: v for k, v in line.items() if k in names} for line in lines]
         if any('tau' in line for line in own):
@@ -134,14 +135,12 @@ def diagnose_run(run: PathLike) -> dict[str, list[Finding]]:
 
 def _bounds(model: Any) -> dict[str, tuple[float, float]]:
     """``tau_init`` and ``tau_range`` of each learned temperature, by its suffix."""
-    flat = dict(flatten(model))
-    types = [key for key in flat if f'.{key}'.endswith('.temperature.type')]
+    named = [part for key, part in walk(model) if f'.{key}'.endswith('.temperature')]
     bounds = {}
-    for i, key in enumerate(types):
-        path = key[: -len('type')]
-        if str(flat[key]).endswith(LEARNED) or f'{path}tau_range' in flat:
-            own = {name: flat.get(path + name, DEFAULTS[name]) for name in DEFAULTS}
+    for i, part in enumerate(part for part in named if isinstance(part, dict)):
+        if bare(part.get('type')) in LEARNED or 'tau_range' in part:
+            own = {**DEFAULTS, **part}
             # A single one has no number in the log.
-            suffixes = [f'.{i}'] if i else ['', '.0']
-            bounds.update(dict.fromkeys(suffixes, tuple(own.values())))
+            for suffix in [f'.{i}'] if i else ['', '.0']:
+                bounds[suffix] = own['tau_init'], own['tau_range']
     return bounds

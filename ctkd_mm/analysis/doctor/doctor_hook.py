@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ class TemperatureDoctorHook(Hook):
         fresh = Path(runner.log_dir, 'vis_data', 'scalars.json')
         self.log = runner.work_dir if runner.iter else fresh
         self.warned: set[str] = set()
+        self.by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Judge where there are no epochs."""
-        by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
-        if by_iter and self.every_n_train_iters(runner, ITERATIONS_PER_EPOCH):
+        if not self.by_epoch and self.every_n_train_iters(runner, ITERATIONS_PER_EPOCH):
             self._judge(runner, ended=False)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -72,12 +73,10 @@ class TemperatureDoctorHook(Hook):
 
     @master_only
     def _judge(self, runner: Runner, ended: bool) -> None:
-        try:
+        lines: list[dict] = []
+        with suppress(FileNotFoundError):
             lines = read_scalars(self.log)
-        except FileNotFoundError:
-            lines = []
-        by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
-        found = diagnose_each(lines, self.bounds, by_epoch, ended)
+        found = diagnose_each(lines, self.bounds, self.by_epoch, ended)
         if not found:
             self._warn(
                 runner,
@@ -85,14 +84,13 @@ class TemperatureDoctorHook(Hook):
                 f'{self.log} has no tau. It needs default_hooks.logger, a '
                 'LocalVisBackend in visualizer, and CurriculumHook in custom_hooks',
             )
-        for suffix, finding in ((s, one) for s, each in found.items() for one in each):
-            said = f'{finding.seen}. {finding.advice}'.rstrip('. ')
-            if finding.advice:
-                self._warn(runner, f'tau{suffix} is {finding.verdict}', said)
+        for suffix, one in ((s, one) for s, each in found.items() for one in each):
+            said = f'{one.seen}. {one.advice}'.rstrip('. ')
+            if one.advice:
+                self._warn(runner, f'tau{suffix} is {one.verdict}', said)
             if ended:
-                runner.logger.info(
-                    f'temperature doctor: tau{suffix}: {finding.verdict}: {said}'
-                )
+                name = f'temperature doctor: tau{suffix}'
+                runner.logger.info(f'{name}: {one.verdict}: {said}')
 
     def _warn(self, runner: Runner, what: str, why: str) -> None:
         if what not in self.warned:

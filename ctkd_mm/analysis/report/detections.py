@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -31,9 +30,13 @@ SCORE_THR = 0.3
 IOU_THR = 0.5
 
 
-@dataclass
 class Detector:
-    """What one set of weights detects.
+    """What one set of weights detects, with the AP of each class.
+
+    Args:
+        val_set: Where.
+        evaluator: ``val_evaluator`` of a config.
+        model: The detector.
 
     Attributes:
         parameters: How many numbers are trained in it, temperatures not counted.
@@ -44,12 +47,37 @@ class Detector:
         pupils: Names of the runs that learned from it.
     """
 
-    parameters: int
-    overall: float | None
-    per_class: dict[str, float]
-    boxes: list[list[dict]]
-    runs: list[str] = field(default_factory=list)
-    pupils: list[str] = field(default_factory=list)
+    def __init__(self, val_set: ValSet, evaluator: Any, model: BaseModel) -> None:
+        from mmdet.evaluation import CocoMetric
+
+        self.runs: list[str] = []
+        self.pupils: list[str] = []
+        self.parameters = sum(p.numel() for p in model.parameters())
+        evaluator = Evaluator(copy.deepcopy(evaluator))
+        evaluator.dataset_meta = val_set.loader.dataset.metainfo
+        for metric in evaluator.metrics:
+            if isinstance(metric, CocoMetric):
+                # Of boxes and masks together it would give the masks' AP of the
+                # classes.
+                metric.classwise, metric.metrics = True, ['bbox']
+        found = dict.fromkeys(one['path'] for one in val_set.pictures)
+        model.to(get_device()).eval()
+        with torch.no_grad():
+            for batch in val_set.loader:
+                samples = model.val_step(batch)
+                evaluator.process(samples, batch)
+                for sample in samples:
+                    if sample.img_path in found:
+                        found[sample.img_path] = sample.pred_instances.cpu()
+        metrics = evaluator.evaluate(val_set.size)
+        named = {key.split('/', 1)[-1]: float(value) for key, value in metrics.items()}
+        self.overall = next((v for k, v in named.items() if k.endswith('mAP')), None)
+        aps = {name: named.get(f'{name}_precision') for name in val_set.classes}
+        self.per_class = {name: ap for name, ap in aps.items() if ap is not None}
+        self.boxes = [
+            mark(found[p['path']], p['truth'], val_set.classes)
+            for p in val_set.pictures
+        ]
 
 
 class ValSet:
@@ -116,21 +144,20 @@ def evaluate_runs(runs: Sequence[RunRecord]) -> tuple[list[ValSet], dict[str, st
 
 
 def _teacher(run: RunRecord) -> BaseModel | None:
-    cfg = run.config.get('model') or {}
-    teacher = cfg.get('teacher', cfg.get('teacher_config'))
+    teacher = run.model.get('teacher', run.model.get('teacher_config'))
     if teacher is None:
         return None
     if run.teacher is None:
         raise ValueError('model.teacher_ckpt of its config is None')
     model = build_detector(copy.deepcopy(teacher))
-    load_teacher(model, run.teacher, cfg.get('teacher_ignore_keys', ()))
+    load_teacher(model, run.teacher, run.model.get('teacher_ignore_keys', ()))
     return model
 
 
 def _student(run: RunRecord) -> BaseModel:
     if run.checkpoint is None:
         raise FileNotFoundError(f'{run.path} holds no checkpoint')
-    cfg = copy.deepcopy(run.config.model)
+    cfg = copy.deepcopy(run.model)
     if 'architecture' not in cfg and 'teacher_ckpt' in cfg:
         cfg.teacher_ckpt = None  # MMDetection's own distillation: evaluated without
     model = build_detector(cfg.get('architecture', cfg))
@@ -151,43 +178,9 @@ def _detector(
     if weights not in val_set.detectors:
         print(f'evaluating {role}{run.name} on {val_set.size} images', flush=True)
         with redirect_stdout(io.StringIO()):
-            found = evaluate(val_set, run.config.val_evaluator, model)
+            found = Detector(val_set, run.config.val_evaluator, model)
         val_set.detectors[weights] = found
     return val_set.detectors[weights]
-
-
-def evaluate(val_set: ValSet, evaluator: Any, model: BaseModel) -> Detector:
-    """Evaluate a detector by ``val_evaluator``, with the AP of each class."""
-    from mmdet.evaluation import CocoMetric
-
-    evaluator = Evaluator(copy.deepcopy(evaluator))
-    evaluator.dataset_meta = val_set.loader.dataset.metainfo
-    for metric in evaluator.metrics:
-        if isinstance(metric, CocoMetric):
-            # Of boxes and masks together it would give the masks' AP of the classes.
-            metric.classwise, metric.metrics = True, ['bbox']
-    shown = {one['path'] for one in val_set.pictures}
-    found: dict[str, InstanceData] = {}
-    model.to(get_device()).eval()
-    with torch.no_grad():
-        for batch in val_set.loader:
-            samples = model.val_step(batch)
-            evaluator.process(samples, batch)
-            for sample in samples:
-                if sample.img_path in shown:
-                    found[sample.img_path] = sample.pred_instances.cpu()
-    metrics = evaluator.evaluate(val_set.size)
-    named = {key.split('/', 1)[-1]: float(value) for key, value in metrics.items()}
-    aps = {name: named.get(f'{name}_precision') for name in val_set.classes}
-    return Detector(
-        parameters=sum(p.numel() for p in model.parameters()),
-        overall=next((v for k, v in named.items() if k.endswith('mAP')), None),
-        per_class={name: ap for name, ap in aps.items() if ap is not None},
-        boxes=[
-            mark(found[p['path']], p['truth'], val_set.classes)
-            for p in val_set.pictures
-        ],
-    )
 
 
 def mark(

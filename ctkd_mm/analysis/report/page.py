@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence
 
-from ctkd_mm.analysis.doctor.diagnose import Finding, diagnose_run
+from ctkd_mm.analysis.doctor.diagnose import diagnose_run
 from ctkd_mm.analysis.report.detections import (
     IOU_THR,
     SCORE_THR,
@@ -24,6 +24,7 @@ from ctkd_mm.analysis.report.runs import (
 from ctkd_mm.analysis.run_log import PathLike, short_path
 from ctkd_mm.utils.files import write_atomically
 
+PACKAGES = 'ctkd_mm', 'torch', 'mmengine', 'mmdet', 'mmrazor'
 TEMPLATE = Path(__file__).with_name('report.html')
 
 
@@ -50,16 +51,21 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
 
     records = read_runs(runs)
     sets, reasons = evaluate_runs(records)
+    verdicts = {}
+    for run in records:
+        with suppress(ValueError):  # nothing was learned
+            verdicts[run.name] = diagnose_run(run.path)
     keys = list(dict.fromkeys(key for run in records for key in run.environment))
     # Escaping: configs and class names may hold any text.
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(score=_score, place_texts=place_texts)
+    filters = dict(score=_score, place_texts=place_texts, short_path=short_path)
+    environment.filters.update(filters)
     page = environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(
         runs=records,
         rows=[_row(run, sets) for run in records],
         colors={r.name: COLORS[i % len(COLORS)] for i, r in enumerate(records)},
         figures=draw_figures(records),
-        verdicts={run.name: found for run in records if (found := _verdicts(run))},
+        verdicts=verdicts,
         sets=sets,
         reasons=reasons,
         score_thr=SCORE_THR,
@@ -67,7 +73,7 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
         fonts=FONTS,
         differences=config_differences(records),
         environment={k: [r.environment.get(k, '–') for r in records] for k in keys},
-        versions=_versions(),
+        versions={name: import_module(name).__version__ for name in PACKAGES},
     )
     write_atomically(out, page.encode())
     return Path(out)
@@ -78,7 +84,6 @@ def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
     known = [line for line in run.metrics if run.metric in line] or [{}]
     best, last = max(known, key=lambda line: line.get(run.metric, 0)), known[-1]
     detectors = [d for one in sets for d in one.detectors.values()]
-    minutes = training_minutes(run.scalars)
     return dict(
         run=run,
         final=last.get(run.metric),
@@ -86,26 +91,10 @@ def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
         best_at=best.get('step'),
         ap50=next((v for k, v in last.items() if k.endswith('mAP_50')), None),
         parameters=next((d.parameters for d in detectors if run.name in d.runs), None),
-        minutes=None if math.isnan(minutes) else minutes,
-        iterations=run.scalars[-1]['step'] if run.scalars else 0,
-        teacher=run.teacher and short_path(run.teacher),
+        minutes=training_minutes(run.scalars),
     )
-
-
-def _verdicts(run: RunRecord) -> dict[str, list[Finding]]:
-    """The doctor's findings for each learned temperature."""
-    try:
-        return diagnose_run(run.path)
-    except ValueError:  # nothing was learned
-        return {}
 
 
 def _score(value: float | None) -> str:
     """Three digits; a dash for what there is none of, -1 in COCO's metrics."""
-    unknown = value is None or math.isnan(value) or value < 0
-    return '–' if unknown else f'{value:.3f}'
-
-
-def _versions() -> dict[str, str]:
-    names = 'ctkd_mm', 'torch', 'mmengine', 'mmdet', 'mmrazor'
-    return {name: import_module(name).__version__ for name in names}
+    return '–' if value is None or not value >= 0 else f'{value:.3f}'

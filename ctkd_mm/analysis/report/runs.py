@@ -6,17 +6,14 @@ import inspect
 import math
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
-from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ctkd_mm.analysis.run_log import (
     LOG,
     PathLike,
-    flatten,
     read_config,
     read_metrics,
     read_scalars,
@@ -31,27 +28,38 @@ ENVIRONMENT = re.compile(
 )
 
 
-@dataclass(frozen=True)
 class RunRecord:
     """One run.
 
-    Attributes:
+    Args:
         name: Its work directory, short, different for each run of a report.
         path: The work directory.
+
+    Attributes:
         config: The config of its last start.
+        model: Its model; empty where it has none.
         scalars: Training lines, see :func:`ctkd_mm.analysis.run_log.read_scalars`.
         metrics: Validation lines, see :func:`ctkd_mm.analysis.run_log.read_metrics`.
         environment: What MMEngine logged about machine and packages, by its names.
         checkpoint: The best checkpoint, else the last; None where there is none.
+
+    Raises:
+        FileNotFoundError: If the folder has no JSON log or no config of a run.
     """
 
-    name: str
-    path: Path
-    config: Config
-    scalars: list[dict[str, float]]
-    metrics: list[dict[str, float]]
-    environment: dict[str, str]
-    checkpoint: Path | None
+    def __init__(self, name: str, path: Path) -> None:
+        if not path.is_dir():
+            raise FileNotFoundError(f'{path} is no folder: expected a work directory')
+        self.name, self.path, self.checkpoint = name, path, _checkpoint(path)
+        self.scalars, self.metrics = read_scalars(path), read_metrics(path)
+        self.config = read_config(path)
+        self.model = self.config.get('model') or {}
+        # A test in the same folder has no scalars.
+        start = sorted(path.glob(LOG))[-1].parents[1]
+        texts = (log.read_text(errors='replace') for log in sorted(start.glob('*.log')))
+        # The config follows, and may repeat a key.
+        environment = next(texts, '').partition('Config:')[0]
+        self.environment: dict[str, str] = dict(ENVIRONMENT.findall(environment))
 
     @property
     def seed(self) -> Any:
@@ -70,15 +78,15 @@ class RunRecord:
     @property
     def method(self) -> str:
         """The distillation losses of the config, and what sets their temperature."""
-        model = self.config.get('model') or {}
-        losses = [model['loss_kd']] if 'loss_kd' in model else []
-        losses += ((model.get('distiller') or {}).get('distill_losses') or {}).values()
+        losses = [self.model['loss_kd']] if 'loss_kd' in self.model else []
+        distiller = self.model.get('distiller') or {}
+        losses += (distiller.get('distill_losses') or {}).values()
         return ' + '.join(map(_loss_name, losses)) or 'no distillation loss'
 
     @property
     def teacher(self) -> str | None:
         """The teacher's checkpoint, as configured."""
-        return (self.config.get('model') or {}).get('teacher_ckpt')
+        return self.model.get('teacher_ckpt')
 
 
 def read_runs(paths: Sequence[PathLike]) -> list[RunRecord]:
@@ -100,7 +108,7 @@ def read_runs(paths: Sequence[PathLike]) -> list[RunRecord]:
         # Of the folders above them: one of them may hold another.
         shared = os.path.commonpath([Path(path).parent for path in folders])
         names = [os.path.relpath(path, shared) for path in folders]
-    return [_read_run(name, path) for name, path in zip(names, folders.values())]
+    return [RunRecord(name, path) for name, path in zip(names, folders.values())]
 
 
 def training_minutes(lines: Sequence[dict[str, float]]) -> float:
@@ -110,11 +118,29 @@ def training_minutes(lines: Sequence[dict[str, float]]) -> float:
         lines: Training lines of one run; each gives the mean time of the iterations
             since the line before.
     """
-    before, seconds = 0, 0.0
-    for line in lines:
-        seconds += line.get('time', math.nan) * (line['step'] - before)
-        before = line['step']
-    return seconds / 60
+    steps = [line['step'] for line in lines]
+    means = [line.get('time', math.nan) for line in lines]
+    return sum(t * (b - a) for t, a, b in zip(means, [0, *steps], steps)) / 60
+
+
+def flatten(value: Any, key: str = '') -> Iterator[tuple[str, Any]]:
+    """Walk through a config.
+
+    Args:
+        value: A config, or a value in one.
+        key: Where it is, for example ``model``; empty at the top.
+
+    Yields:
+        Dotted key and value of everything that holds no dict, for example
+        ``('custom_hooks.0.end', 5)``.
+    """
+    if isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict) or not value:
+        yield key, value
+        return
+    for name, item in value.items():
+        yield from flatten(item, f'{key}.{name}' if key else str(name))
 
 
 def config_differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
@@ -128,30 +154,10 @@ def config_differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
         without distillation stands below ``model.architecture``, where a distillation
         has its student. Top-level variables that MMEngine does not read are left out.
     """
-    flat = [_comparable(run.config) for run in runs]
+    flat = [_comparable(run) for run in runs]
     keys = sorted({key for one in flat for key in one})
     rows = {key: [one.get(key, '–') for one in flat] for key in keys}
     return {key: row for key, row in rows.items() if len(set(row)) > 1}
-
-
-def _read_run(name: str, path: Path) -> RunRecord:
-    if not path.is_dir():
-        raise FileNotFoundError(f'{path} is no folder: expected a work directory')
-    scalars = read_scalars(path)  # says what is missing
-    # A test in the same folder has no scalars.
-    start = sorted(path.glob(LOG))[-1].parents[1]
-    logs = sorted(start.glob('*.log'))
-    log = logs[0].read_text(errors='replace') if logs else ''
-    return RunRecord(
-        name=name,
-        path=path,
-        config=read_config(path),
-        scalars=scalars,
-        metrics=read_metrics(path),
-        # The config follows, and may repeat a key.
-        environment=dict(ENVIRONMENT.findall(log.partition('Config:')[0])),
-        checkpoint=_checkpoint(path),
-    )
 
 
 def _checkpoint(run: Path) -> Path | None:
@@ -171,10 +177,9 @@ def _loss_name(part: dict) -> str:
     return f'{name} (tau={part["tau"]})' if 'tau' in part else name
 
 
-def _comparable(config: Config) -> dict[str, str]:
+def _comparable(run: RunRecord) -> dict[str, str]:
     read = inspect.signature(Runner.__init__).parameters.keys() - {'work_dir'}
-    cfg = {key: config[key] for key in config if key in read}
-    model = cfg.get('model') or {}
-    if 'architecture' not in model:
-        cfg['model'] = dict(architecture=model)
+    cfg = {key: value for key, value in run.config.items() if key in read}
+    if 'architecture' not in run.model:
+        cfg['model'] = dict(architecture=run.model)
     return {k: repr(v) for k, v in flatten(cfg) if not k.endswith('_scope_')}

@@ -65,16 +65,18 @@ class Rows:
             preds = preds - preds.mean(dim=1, keepdim=True)
         return preds.square().mean().sqrt().item()
 
-    def std(self) -> list[float]:
-        """Standard deviation over the classes, mean over rows: teacher, student."""
-        both = self.preds_T, self.preds_S
-        return [preds.std(dim=1, unbiased=False).mean().item() for preds in both]
+    def spread(self) -> list[float]:
+        """Spread of a row over the classes, mean over rows.
 
-    def margin(self) -> list[float]:
-        """How far the highest logit is above the next, mean: teacher, student."""
+        Returns:
+            The standard deviation of teacher and student, then how far the highest
+            logit is above the next, of teacher and student.
+        """
         both = self.preds_T, self.preds_S
-        best = (preds.topk(min(2, preds.size(1)), dim=1).values for preds in both)
-        return [(top[:, 0] - top[:, -1]).mean().item() for top in best]
+        tops = [preds.topk(min(2, preds.size(1)), dim=1).values for preds in both]
+        stds = [preds.std(dim=1, unbiased=False) for preds in both]
+        margins = [top[:, 0] - top[:, -1] for top in tops]
+        return [rows.mean().item() for rows in (*stds, *margins)]
 
     def select(self, rows: Tensor) -> Rows:
         """Return some of the rows, by a mask or by indices."""
@@ -86,26 +88,23 @@ class Seen:
     """Keeps what a temperature is shown, step by step.
 
     Args:
-        name: Path of the temperature in the model.
-        temperature: The temperature, called with both models' logits, (N, C).
-        loss: The loss around it.
+        name: Path of the temperature, which is called with both models' logits,
+            (N, C), by the loss around it.
+        model: Any module with that path.
         head: Box head of MMDetection whose classification loss is called with logits
             and labels of the same rows, if there is one.
     """
 
     def __init__(
-        self,
-        name: str,
-        temperature: nn.Module,
-        loss: nn.Module,
-        head: nn.Module | None = None,
+        self, name: str, model: nn.Module, head: nn.Module | None = None
     ) -> None:
-        self.name, self.loss = name, loss
+        self.name, self.loss = name, model.get_submodule(name.rpartition('.')[0])
         # The label after those of the classes is the background's.
         self.background = getattr(head, 'num_classes', None)
         self._calls: list[tuple[Tensor, ...]] = []
         self._labels: list[Tensor] = []
         self._steps: list[Rows] = []
+        temperature = model.get_submodule(name)
         temperature.register_forward_pre_hook(self._look, with_kwargs=True)
         if head is not None:
             head.loss_cls.register_forward_pre_hook(self._look_at_labels)
@@ -179,35 +178,26 @@ def collect(
     cfg = copy.deepcopy(cfg)
     randomness = cfg.get('randomness') or {}
     cfg.randomness = {**randomness, 'seed': randomness.get('seed') or 0}
-    steps = _FirstSteps(images, student)
-    start(cfg, steps)
-    return steps.count, steps.seen
+    runner = start(cfg, _StopAtOnce())
+    model, loader = runner.model.train(), runner.train_dataloader
+    if student is not None:
+        load_student(getattr(model, 'student', model), student)
+    found, count = watch(model), 0
+    for iteration, batch in enumerate(loader):
+        # As ReseedHook does: the samplers draw the RoIs of that iteration.
+        seed_everything(runner.seed, 0, iteration)
+        with torch.no_grad():
+            model(**model.data_preprocessor(batch, True), mode='loss')
+        for seen in found:
+            seen.end_step()
+        count += len(batch['inputs'])
+        if count >= min(images, len(loader.dataset)):
+            break
+    return count, found
 
 
-class _FirstSteps(Hook):
-    """Runs the first steps of a training, forward only, and ends it."""
-
-    def __init__(self, images: int, student: PathLike | None) -> None:
-        self.images, self.student = images, student
-        self.count = 0
-
+class _StopAtOnce(Hook):
     def before_train(self, runner: Runner) -> None:
-        model = runner.model
-        if self.student is not None:
-            load_student(getattr(model, 'student', model), self.student)
-        self.seen = watch(model)
-        model.train()
-        images = min(self.images, len(runner.train_dataloader.dataset))
-        for iteration, batch in enumerate(runner.train_dataloader):
-            # As ReseedHook does: the samplers draw the RoIs of that iteration.
-            seed_everything(runner.seed, 0, iteration)
-            with torch.no_grad():
-                model(**model.data_preprocessor(batch, True), mode='loss')
-            for seen in self.seen:
-                seen.end_step()
-            self.count += len(batch['inputs'])
-            if self.count >= images:
-                break
         raise Stop
 
 
@@ -223,5 +213,4 @@ def watch(model: BaseModel) -> list[Seen]:
     head = None
     if hasattr(model, 'student_stage'):
         head = box_head('architecture', model.student, model.student_stage)
-    losses = (model.get_submodule(name.rpartition('.')[0]) for name in found)
-    return [Seen(k, v, loss, head) for (k, v), loss in zip(found.items(), losses)]
+    return [Seen(name, model, head) for name in found]

@@ -66,8 +66,7 @@ def _table(parts: dict[str, Rows], curves: dict[str, TauCurve]) -> list[str]:
     table = {'': head}
     for part, rows in parts.items():
         curve = curves[part]
-        peak = curve.supremum, curve.peak, curve.limit
-        figures = [*rows.std(), *rows.margin(), *peak]
+        figures = *rows.spread(), curve.supremum, curve.peak, curve.limit
         cells = ('none' if x is None else f'{x:.3g}' for x in figures)
         table[part] = (str(len(rows)), *cells)
     lines = [f'{k:<10}' + ''.join(f'{x:>10}' for x in v) for k, v in table.items()]
@@ -125,9 +124,7 @@ def draw(curves: dict[Seen, dict[str, TauCurve]], out: str | Path) -> Path:
         axes.axvspan(low, high, color='0.9', label=f'tau from {low:.3g} to {high:.3g}')
         label = f'tau_start {start:.3g}'
         axes.axvline(start, color='0.5', linestyle='--', label=label)
-        axes.set_xscale('log')
-        axes.set_xlim(low / 10, high * 30)
-        axes.set_ylim(0, None)
+        axes.set(xscale='log', xlim=(low / 10, high * 30), ylim=(0, None))
         axes.set_xlabel('temperature (dotted: the limits of the loss)')
         axes.set_ylabel('distillation loss, mean over rows')
         axes.set_title(seen.name, fontsize='small')

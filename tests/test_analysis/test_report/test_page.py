@@ -18,10 +18,15 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
 from ctkd_mm.analysis.doctor.diagnose import diagnose_run
-from ctkd_mm.analysis.report.detections import ValSet, evaluate, evaluate_runs
+from ctkd_mm.analysis.report.detections import Detector, ValSet, evaluate_runs
 from ctkd_mm.analysis.report.figures import draw_figures
 from ctkd_mm.analysis.report.page import write_report
-from ctkd_mm.analysis.report.runs import config_differences, read_runs, training_minutes
+from ctkd_mm.analysis.report.runs import (
+    config_differences,
+    flatten,
+    read_runs,
+    training_minutes,
+)
 
 
 @pytest.fixture(scope='module')
@@ -132,6 +137,17 @@ def test_a_run_inside_another_of_its_name_is_told_apart(tmp_path):
     assert [run.name for run in read_runs(folders)] == ['ctkd', 'ctkd/ctkd']
 
 
+def test_a_config_is_flattened_to_what_holds_no_dict():
+    config = dict(a=1, hooks=[dict(end=5), dict()], lrs=[1, 2], none=dict(b=None))
+    assert dict(flatten(config)) == {
+        'a': 1,
+        'hooks.0.end': 5,
+        'hooks.1': {},
+        'lrs': [1, 2],
+        'none.b': None,
+    }
+
+
 def test_only_keys_that_differ_and_that_mmengine_reads_are_compared(
     tmp_path, monkeypatch
 ):
@@ -186,7 +202,7 @@ def test_the_ap_of_each_class_is_that_of_its_detections(student_run):
     (run,) = read_runs([student_run])
     model = HalfOracle(DetDataPreprocessor())
     val_set = ValSet(run.config)
-    detector = evaluate(val_set, run.config.val_evaluator, model)
+    detector = Detector(val_set, run.config.val_evaluator, model)
     there = {box['bbox_label'] for _, boxes in val_set.contents[1] for box in boxes}
     for label in range(10):
         ap = detector.per_class[str(label)]

@@ -30,7 +30,7 @@ class Step(nn.Module):
         self.loss, self.loss_cls = loss(ConstantTemperature(1)), nn.Identity()
         self.loss_cls.forward = lambda preds, labels: preds
         self.num_classes = 4
-        self.seen = Seen('loss_kd', self.loss.temperature, self.loss, self)
+        self.seen = Seen('loss.temperature', self, self)
 
     def forward(self, preds_S, preds_T, labels=None):
         if labels is not None:
@@ -77,7 +77,7 @@ def test_a_step_without_labels_does_not_take_those_of_the_one_before():
 def test_no_row_at_all_is_refused():
     step = Step()
     step(*torch.randn(2, 0, 5))
-    with pytest.raises(ValueError, match='loss_kd was shown no logits'):
+    with pytest.raises(ValueError, match='loss.temperature was shown no logits'):
         step.seen.parts()
 
 
@@ -86,8 +86,9 @@ def test_spread_and_margin_are_those_of_the_rows():
     preds_T = torch.tensor([[3.0, 1, 2], [0, 0, 6]]).double()
     step(torch.zeros(2, 3), preds_T)
     rows = step.seen.parts()['all']
-    assert rows.margin() == [(1 + 6) / 2, 0]
-    assert rows.std() == pytest.approx([((2 / 3) ** 0.5 + 8**0.5) / 2, 0])
+    *std, margin_T, margin_S = rows.spread()
+    assert [margin_T, margin_S] == [(1 + 6) / 2, 0]
+    assert std == pytest.approx([((2 / 3) ** 0.5 + 8**0.5) / 2, 0])
     # Squares about the rows' means, over all logits of both models.
     assert rows.scale() == pytest.approx((((1 + 0 + 1) + (4 + 4 + 16)) / 12) ** 0.5)
 

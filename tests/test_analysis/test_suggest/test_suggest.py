@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 from mmengine.config import Config, DictAction
+from torch import nn
 
 from ctkd_mm import CTKDLoss
 from ctkd_mm.analysis.suggest.shown_logits import Rows, Seen
@@ -76,7 +77,7 @@ def test_the_curve_of_each_part_is_drawn(tmp_path):
         part: TauCurve(rows.select(slice(start, None)).loss, rows.scale())
         for start, part in zip((0, 10, 30), ('foreground', 'background', 'all'))
     }
-    seen = Seen('loss_kd.temperature', loss.temperature, loss)
+    seen = Seen('loss_kd.temperature', nn.ModuleDict(dict(loss_kd=loss)))
     image = cv2.imread(str(draw({seen: parts}, tmp_path / 'new' / 'c.png')))
     # Green, orange and blue, as matplotlib has them.
     for blue, green, red in [(44, 160, 44), (14, 127, 255), (180, 119, 31)]:
