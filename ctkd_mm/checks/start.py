@@ -13,7 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctkd_mm.utils.config import walk
 from ctkd_mm.utils.messages import some, warn
-from ctkd_mm.utils.weights import state_dict_of
 from ctkd_mm.utils.model import (
     has_loaded,
     load_from,
@@ -22,6 +21,7 @@ from ctkd_mm.utils.model import (
     trains,
     unwrapped,
 )
+from ctkd_mm.utils.weights import state_dict_of
 
 # Settings of a distillation loss or a temperature, wherever in the model.
 LOSS = re.compile(r'model\.(.+\.)?(loss_kd|loss_ld|distill_losses|temperature)\.')
