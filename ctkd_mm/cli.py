@@ -72,8 +72,9 @@ def _diagnose(runs: list[str]) -> None:
     sys.exit(status)
 
 
-def _default(value: Any, text: str, **settings: Any) -> dict:
-    return dict(default=value, help=f'{text}; default: %(default)s', **settings)
+def _default(value: Any, text: str) -> dict:
+    text = f'{text}; default: %(default)s'
+    return dict(type=type(value), default=value, help=text)
 
 
 DETECTOR = 'config: path, mmdet::path, or name in the zoo'
@@ -100,9 +101,7 @@ suggest_temperature = Tool(
     "Suggest tau_init, tau_range and tau_start from the logits of a config's pair",
     {
         **CONFIG,
-        '--images': _default(
-            16, 'how many of the training images to look at', type=int
-        ),
+        '--images': _default(16, 'how many of the training images to look at'),
         '--student': "checkpoint of the student's; default: as the config starts",
         '--out': _default('tau_curve.png', 'the PNG to write'),
     },
@@ -128,7 +127,7 @@ coco_subset = Tool(
         'ann_file': 'COCO annotations of the whole set',
         '--images': dict(type=int, required=True, help='how many to keep'),
         '-o --out': dict(required=True, help='the file to write'),
-        '--seed': _default(0, 'of the choice', type=int),
+        '--seed': _default(0, 'of the choice'),
     },
 )
 extract_student = Tool(

@@ -45,19 +45,14 @@ def coco_subset(ann_file: str, images: int, out: str, seed: int = 0) -> list[str
         'annotations': [a for a in coco['annotations'] if a['image_id'] in drawn],
     }
     write_atomically(out, json.dumps(subset).encode())
-    kept, whole = _counts(subset), _counts(coco)
-    counted = ', '.join(f'{kept[name]} of {whole[name]} {name}' for name in whole)
+    counted = [
+        f'{len(subset[part])} of {len(coco[part])} {part}'
+        for part in ('images', 'annotations')
+    ]
     path = shlex.quote(str(Path(out).resolve()))
     return [
-        f'{out}: {counted}',
+        f'{out}: {", ".join(counted)}',
         f'train on it: --cfg-options train_dataloader.dataset.ann_file={path}',
         f'evaluate on it: --cfg-options val_dataloader.dataset.ann_file={path} '
         f'val_evaluator.ann_file={path}',
     ]
-
-
-def _counts(coco: dict) -> dict[str, int]:
-    objects = [a['category_id'] for a in coco['annotations'] if not a.get('iscrowd')]
-    return dict(
-        images=len(coco['images']), objects=len(objects), classes=len(set(objects))
-    )

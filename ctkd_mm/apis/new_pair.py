@@ -10,7 +10,6 @@ from mmengine.registry import DefaultScope
 
 from ctkd_mm.apis.model_zoo import find_config, load_config, zoo_weights
 from ctkd_mm.apis.pair_template import methods, render
-from ctkd_mm.checks.teacher import check_class_names
 
 # They read no names of parameters but paramwise_cfg's.
 CONSTRUCTORS = ('DefaultOptimWrapperConstructor', 'MergedOptimWrapperConstructor')
@@ -45,24 +44,20 @@ def new_pair(
     if path.exists():
         raise ValueError(f'{out} exists: give another name, or remove it first')
     teacher, student = find_config(teacher), find_config(student)
-    cfg_T, cfg_S = load_config(teacher), load_config(student)
-    _check_student(cfg_S)
+    student_cfg = load_config(student)
+    _check_student(student_cfg)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        classes = check_class_names(
-            dict(teacher=_classes(cfg_T), student=_classes(cfg_S)), {}
-        )
-        distiller, method = _fitting(method, cfg_S)
+        distiller, method = _fitting(method, student_cfg)
         text = render(
             student=student,
-            student_cfg=cfg_S,
+            student_cfg=student_cfg,
             teacher=teacher,
             teacher_ckpt=teacher_ckpt or zoo_weights(teacher),
             method=method,
             distiller=distiller,
             folder=path.parent,
         )
-        report = [f'{distiller}, method {method}', classes]
-        report += _build(text, path.parent) + _scales(cfg_S, cfg_T)
+        report = [f'{distiller}, method {method}', *_build(text, path.parent)]
     with path.open('x') as file:
         file.write(text)
     return report
@@ -117,30 +112,3 @@ def _build(text: str, folder: Path) -> list[str]:
     shared = model.data_preprocessor.shared
     pixels = 'the same for both' if shared else "each model's own"
     return [*model.check_heads(), f'pixels: {pixels}']
-
-
-def _evaluated(cfg: Config) -> dict:
-    return (cfg.get('val_dataloader') or {}).get('dataset') or {}
-
-
-def _classes(cfg: Config) -> dict:
-    from mmdet.registry import DATASETS
-
-    dataset = _evaluated(cfg)
-    names = (dataset.get('metainfo') or {}).get('classes')
-    known = DATASETS.get(dataset['type']) if 'type' in dataset else None
-    return dict(classes=names or getattr(known, 'METAINFO', {}).get('classes'))
-
-
-def _scales(student: Config, teacher: Config) -> list[str]:
-    """Warn of a teacher that will see images of another size than it was made for."""
-    scales = []
-    for cfg in (student, teacher):
-        pipeline = _evaluated(cfg).get('pipeline', [])
-        scales.append(next((t['scale'] for t in pipeline if 'scale' in t), None))
-    if None in scales or scales[0] == scales[1]:
-        return []
-    return [
-        f"note: the student's images are scaled to {scales[0]}, the teacher was made "
-        f'for {scales[1]}. How good it is on them: default_hooks.preflight.expect_map'
-    ]

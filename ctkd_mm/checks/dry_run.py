@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import tempfile
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 from mmengine.config import Config
@@ -47,14 +47,11 @@ def start(cfg: Config, hook: Hook) -> Runner:
             runner.register_hook(PreflightHook())
         # After all checks, before PreemptionHook (100) takes the signals.
         runner.register_hook(hook, priority=99)
-        try:
-            # pycocotools prints its progress; what else is printed is lost too. The
-            # log keeps the stream that it has.
-            with redirect_stdout(io.StringIO()):
-                runner.train()
-        except Stop:
-            return runner
-    raise RuntimeError('the training ended without calling before_train')
+        # pycocotools prints its progress; what else is printed is lost too. The log
+        # keeps the stream that it has.
+        with suppress(Stop), redirect_stdout(io.StringIO()):
+            runner.train()
+    return runner
 
 
 def check(cfg: Config) -> list[str]:

@@ -96,10 +96,10 @@ class PreflightHook(Hook):
             ),
             *(model.check_heads() if hasattr(model, 'check_heads') else ()),
         ]
+        if self.expect_map:
+            self.report.append(self._check_map(runner, model))
         for line in self.report:
             runner.logger.info(f'preflight: {line}')
-        if self.expect_map:
-            self._check_map(runner, model)
 
     def before_test(self, runner: Runner) -> None:
         """Check that the evaluator reads the file of the test data."""
@@ -108,12 +108,12 @@ class PreflightHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check that the weights fit, and that a resume has its teacher and loss."""
-        lost = start.check_weights(runner, checkpoint)
+        lost, model = start.check_weights(runner, checkpoint), unwrapped(runner)
         meta = checkpoint.get('meta') or {}
         if resumes(runner):
             start.check_resumed(runner, meta)
             self.loaded = {'the resumed checkpoint': meta}
-        elif all(name.startswith(_temperatures(runner)) for name in lost):
+        elif all(name.startswith(tuple(find_temperatures(model))) for name in lost):
             # A head for other classes would, as a rule, have another shape.
             self.loaded = {'load_from': meta}
 
@@ -128,7 +128,7 @@ class PreflightHook(Hook):
             key = f'val/teacher/{known["metric"]}'
             runner.message_hub.update_scalar(key, known['value'])
 
-    def _check_map(self, runner: Runner, model: BaseModel) -> None:
+    def _check_map(self, runner: Runner, model: BaseModel) -> str:
         want, hub = self.expect_map, runner.message_hub
         identity = dict(sha256=model.teacher_sha256, images=want.images)
         known = hub.runtime_info.get('teacher_map', {})
@@ -144,8 +144,7 @@ class PreflightHook(Hook):
                 f'model.teacher_ckpt={model.teacher_ckpt!r} the one, and does the data '
                 'pipeline give what it was trained on?'
             )
-        self.report.append(line)
-        runner.logger.info(f'preflight: {line}')
+        return line
 
 
 def apply_rules(runner: Runner) -> None:
@@ -174,7 +173,3 @@ def _first_refusal(runner: Runner) -> str | None:
     except Exception as error:  # whatever it is, the other ranks wait for it
         return f'{type(error).__name__}: {error}'
     return None
-
-
-def _temperatures(runner: Runner) -> tuple[str, ...]:
-    return tuple(find_temperatures(unwrapped(runner)))

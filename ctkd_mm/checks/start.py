@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctkd_mm.utils.config import walk
-from ctkd_mm.utils.messages import some, warn
+from ctkd_mm.utils.messages import some
 from ctkd_mm.utils.model import (
     has_loaded,
     load_from,
@@ -79,14 +79,16 @@ def check_resumed(runner: Runner, meta: dict) -> None:
         ValueError: If a distillation loss, a temperature or the teacher differs.
     """
     model = teaching(runner)
-    before, now = meta.get('distillation_loss'), loss_settings(runner.cfg)
-    if before is None and now:
-        warn('the checkpoint does not tell its distillation loss: it is not compared')
-    elif before is not None and before != now:
-        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        lines = [f'{k}={now.get(k)!r}, was {before.get(k)!r}' for k in changed]
+    now = loss_settings(runner.cfg)
+    before = meta.get('distillation_loss', now)  # not noted without our hook
+    changed = [
+        f'{key}={now.get(key)!r}, was {before.get(key)!r}'
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
         raise ValueError(
-            f'cannot resume with another distillation loss: {some(lines)}. Give the '
+            f'cannot resume with another distillation loss: {some(changed)}. Give the '
             'options of the first start again, or start a new run with load_from'
         )
     teacher = meta.get('teacher')

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import zip_longest
 
 import torch
-from mmengine.dist import is_main_process
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from mmengine.utils import track_iter_progress
 from torch.utils.data import DataLoader, Subset
 
 
@@ -39,13 +37,11 @@ def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) ->
     for key, found in others:
         if found == want:
             continue
-        i = next(
-            (i for i, (a, b) in enumerate(zip(want, found)) if a != b),
-            min(len(want), len(found)),
-        )
+        pairs = zip_longest(map(repr, want), map(repr, found), fillvalue='absent')
+        i, a, b = next((i, a, b) for i, (a, b) in enumerate(pairs) if a != b)
         raise ValueError(
-            f'class {i} is {_at(want, i)} in {first} ({len(want)} classes) and '
-            f'{_at(found, i)} in {key} ({len(found)} classes): names and order must '
+            f'class {i} is {a} in {first} ({len(want)} classes) and '
+            f'{b} in {key} ({len(found)} classes): names and order must '
             "agree, or column i of the two models' logits means two things. Set "
             'metainfo.classes of the data as the teacher was trained, or take another '
             'checkpoint'
@@ -53,10 +49,6 @@ def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) ->
     line = f'{len(want)} classes, the same in {", ".join(known)}'
     unnamed = [key for key in names if key not in known]
     return line + (f'; no names to compare in {", ".join(unnamed)}' if unnamed else '')
-
-
-def _at(names: tuple, i: int) -> str:
-    return repr(names[i]) if i < len(names) else 'absent'
 
 
 def evaluate_teacher(
@@ -85,11 +77,8 @@ def evaluate_teacher(
     for metric in evaluator.metrics:
         # CocoMetric would count the images that were not looked at as misses.
         metric.img_ids = [dataset.get_data_info(i)['img_id'] for i in range(images)]
-    batches: Any = loader
-    if is_main_process():
-        batches = track_iter_progress((loader, len(loader)))
     with torch.no_grad():
-        for batch in batches:
+        for batch in loader:
             evaluator.process(teacher.val_step(batch), batch)
     metrics = evaluator.evaluate(images)
     name = next((name for name in metrics if name.endswith('mAP')), None)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
 _QUANTIZATION = 'mmrazor.structures.quantization'
@@ -52,11 +51,14 @@ def _import_mmrazor(module: ModuleType, execute: Callable) -> None:
 
 
 def _import_quantization(module: ModuleType, execute: Callable) -> None:
-    """Give MMRazor names to import where torch 2 removed what quantization needs."""
+    """Give MMRazor names to import where torch 2 removed what quantization needs.
+
+    They are None: any quantization fails at its first use of them.
+    """
     try:
         execute(module)
     except ImportError:
-        module.BackendConfigs = module.QConfigHandler = _Unavailable
+        module.BackendConfigs = module.QConfigHandler = None
 
 
 def _import_algorithms(module: ModuleType, execute: Callable) -> None:
@@ -79,19 +81,6 @@ def _switch_off_inplace(module: ModuleType) -> None:
                 part.inplace = False
 
     module.BaseAlgorithm.set_module_inplace_false = set_module_inplace_false
-
-
-class _Unavailable:
-    """Stands for MMRazor's quantization; every use of it fails."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise ImportError(
-            f'{_QUANTIZATION} is not available: MMRazor 1.0.0 cannot quantize on torch '
-            f'{torch.__version__}. Distillation does not need it; for quantization '
-            'install torch < 2'
-        )
-
-    __class_getitem__ = __init__
 
 
 _REPAIRS = {

@@ -21,7 +21,7 @@ SPLITS = ('train', 'val')
 VAL_FRACTION = 0.2
 MIN_IMAGE_SIZE = 64  # the smallest digits are 10 px high then; the scans have 8
 FORMAT = 'ctkd_mm digits'
-FORMAT_VERSION = 1  # raise it when the scenes change: old sets are then made again
+FORMAT_VERSION = 1  # raise it when the scenes change: old sets are then refused
 
 
 def split_scans(seed: int = 0) -> dict[str, np.ndarray]:
@@ -66,38 +66,8 @@ def _write_split(root: Path, split: str, meta: dict) -> None:
     (root / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
 
 
-def _read_meta(root: Path) -> dict | None:
-    """Read the marker of a set made here; None where there is none."""
-    try:
-        meta = json.loads((root / 'meta.json').read_text())
-        return meta if meta['format'] == FORMAT else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-
-
-def _is_complete(root: Path, meta: dict) -> bool:
-    """Tell whether root holds every file of the set that meta describes."""
-    files = [root / 'annotations' / f'{split}.json' for split in SPLITS]
-    for split in SPLITS:
-        files += [root / split / f'{i:06d}.png' for i in range(meta[f'num_{split}'])]
-    return _read_meta(root) == meta and all(file.is_file() for file in files)
-
-
-def _check_replaceable(root: Path) -> None:
-    """Raise ValueError where making the set would delete files not made here."""
-    if not root.exists():
-        return
-    found = {path.name for path in root.iterdir()} if root.is_dir() else {root.name}
-    foreign = found - {*SPLITS, 'annotations', 'meta.json'}
-    if foreign or (found and _read_meta(root) is None):
-        raise ValueError(
-            f'root must be new, empty or a digits set alone, got {root} with '
-            f'{sorted(foreign or found)}'
-        )
-
-
 def _make(root: Path, meta: dict) -> None:
-    """Make the set beside root, then swap it in by renames."""
+    """Make the set beside root, then give it the name by a rename."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as work:
         new = Path(work) / 'new'
@@ -105,8 +75,6 @@ def _make(root: Path, meta: dict) -> None:
         for split in SPLITS:
             _write_split(new, split, meta)
         (new / 'meta.json').write_text(json.dumps(meta, indent=2))
-        if root.exists():
-            root.rename(Path(work) / 'old')
         new.rename(root)
 
 
@@ -120,12 +88,11 @@ def make_demo_data(
     """Make the digits detection set, unless it is there already.
 
     ``root`` gets ``train/*.png``, ``val/*.png``, ``annotations/{train,val}.json`` and
-    ``meta.json``. The same arguments give the same bytes; a set that lost files or
-    was made with other arguments is made again. An interrupted call leaves ``root``
-    as it was.
+    ``meta.json``, which names the arguments. The same arguments give the same bytes.
+    An interrupted call leaves ``root`` as it was.
 
     Args:
-        root: Folder of the set: new, empty, or made here before.
+        root: Folder of the set: new, empty, or made before with the same arguments.
         num_train: Number of training scenes, >= 1.
         num_val: Number of validation scenes, >= 1; they share no scan with training.
         image_size: Side of the square scenes in pixels, >= 64.
@@ -135,8 +102,8 @@ def make_demo_data(
         ``root`` as a path.
 
     Raises:
-        ValueError: If a number is not an int in its range, or ``root`` is a file or
-            holds files not made here.
+        ValueError: If a number is not an int in its range, or ``root`` is anything
+            else than such a folder.
 
     Source: scans of scikit-learn's ``load_digits``; the format is COCO's, with the
     extra annotation key ``scan``, the index of the scan.
@@ -146,8 +113,13 @@ def make_demo_data(
         if type(value) is not int or value < minimum:
             raise ValueError(f'{name} must be an int >= {minimum}, got {value!r}')
     meta.update(format=FORMAT, version=FORMAT_VERSION)
-    root = Path(root)
-    if not _is_complete(root, meta):
-        _check_replaceable(root)
-        _make(root.resolve(), meta)
+    root, made = Path(root), Path(root) / 'meta.json'
+    if made.is_file() and made.read_text() == json.dumps(meta, indent=2):
+        return root
+    if root.is_file() or (root.exists() and any(root.iterdir())):
+        raise ValueError(
+            f'root must be new, empty or the same digits set, got {root}: give another '
+            'name, or remove it first'
+        )
+    _make(root.resolve(), meta)
     return root

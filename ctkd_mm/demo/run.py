@@ -50,17 +50,17 @@ def run_demo() -> list[str]:
     if not CONFIGS.is_dir():
         raise FileNotFoundError(f'{CONFIGS} not found: run the demo in a checkout')
     start = time.time()
-    _say('1/5 making the digits set')
+    print('\n=== 1/5 making the digits set', flush=True)
     make_demo_data(WORK_DIR / 'data')
     checkpoints = {}
     for name in RUNS:
-        _say(f'2/5 training the {TITLES[name]}')
+        print(f'\n=== 2/5 training the {TITLES[name]}', flush=True)
         checkpoints[name] = run_training(name, WORK_DIR)
-    _say('3/5 extracting the student')
+    print('\n=== 3/5 extracting the student', flush=True)
     checkpoints['ctkd'] = extract_student(checkpoints['ctkd'])
-    _say('4/5 evaluating on the validation scenes')
+    print('\n=== 4/5 evaluating on the validation scenes', flush=True)
     table = format_table([_evaluate(name, checkpoints[name]) for name in RUNS])
-    _say('5/5 drawing')
+    print('\n=== 5/5 drawing', flush=True)
     curve = plot_curriculum([WORK_DIR / 'ctkd'], WORK_DIR / 'curriculum.png')
     return [
         f'\n{table}\n\ntemperature and lambda: {curve}',
@@ -108,15 +108,14 @@ def draw_sheet(checkpoints: dict[str, Path]) -> Path:
         model = str(DETECTORS[name]), str(checkpoints[name])
         detect = DetInferencer(*model, device='cpu', show_progress=False)
         columns[TITLES[name]] = map(_detections, detect(paths)['predictions'])
-    picture = np.hstack(
-        [np.vstack([*map(_draw, paths, boxes)]) for boxes in columns.values()]
-    )
-    header = np.full((30, picture.shape[1], 3), 255, np.uint8)
-    for i, title in enumerate(columns):
-        x = i * picture.shape[1] // len(columns) + 8
-        cv2.putText(header, title, (x, 21), FONT, 0.6, (0, 0, 0), 1)
+    pictures = []
+    for title, boxes in columns.items():
+        picture = np.vstack([*map(_draw, paths, boxes)])
+        header = np.full((30, picture.shape[1], 3), 255, np.uint8)
+        cv2.putText(header, title, (8, 21), FONT, 0.6, (0, 0, 0), 1)
+        pictures.append(np.vstack([header, picture]))
     out = WORK_DIR / 'detections.png'
-    cv2.imwrite(str(out), np.vstack([header, picture]))
+    cv2.imwrite(str(out), np.hstack(pictures))
     return out
 
 
@@ -155,16 +154,10 @@ def run_training(name: str, work_dir: Path) -> Path:
 
     epochs = Config.fromfile(RUNS[name]).train_cfg.max_epochs
     last = work_dir / name / f'epoch_{epochs}.pth'
-    # Written after the checkpoint itself, so that it never names half a file.
-    named = work_dir / name / 'last_checkpoint'
-    if not (named.is_file() and Path(named.read_text()).name == last.name):
+    if not last.is_file():  # AtomicCheckpointHook: never half a file
         log = work_dir / f'{name}.log'
         _tool('train', log, RUNS[name], '--work-dir', work_dir / name, '--resume')
     return last
-
-
-def _say(text: str) -> None:
-    print(f'\n=== {text}', flush=True)
 
 
 def _tool(name: str, log: Path, *args: object) -> None:

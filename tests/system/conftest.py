@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ def bench(root, monkeypatch, tmp_path):
     """Run a benchmark with other constants; return its module and its JSON."""
     monkeypatch.syspath_prepend(str(root / 'benchmarks'))
     monkeypatch.chdir(root)
+    # They switch MMEngine's logs off for the whole process; restored with the rest.
+    monkeypatch.setattr(logging.root.manager, 'disable', logging.NOTSET)
 
     def run(name, *options, **constants):
         module = importlib.import_module(name)

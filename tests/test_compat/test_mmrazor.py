@@ -12,7 +12,6 @@ import pytest
 import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
-from mmengine.utils import digit_version
 from torch import nn
 
 # A module imported twice would register twice, or leave its old classes behind.
@@ -96,20 +95,6 @@ def test_another_mmcv_passes_mmrazors_check_and_another_mmrazor_is_untouched(
         },
     )
     run_python(OTHERS, root, tmp_path)
-
-
-@pytest.mark.skipif(
-    digit_version(torch.__version__) < digit_version('2.0.0'),
-    reason='there MMRazor 1.0.0 imports by itself',
-)
-@pytest.mark.parametrize(
-    'use', [lambda cls: cls(), lambda cls: cls(bits=8), lambda cls: cls['native']]
-)
-@pytest.mark.parametrize('name', ['BackendConfigs', 'QConfigHandler'])
-def test_a_use_of_the_quantization_package_says_that_it_is_not_there(name, use):
-    quantization = importlib.import_module('mmrazor.structures.quantization')
-    with pytest.raises(ImportError, match=f'not available.*{torch.__version__[:3]}'):
-        use(getattr(quantization, name))
 
 
 class Net(BaseModel):

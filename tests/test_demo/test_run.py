@@ -45,7 +45,7 @@ def test_the_demo_prints_its_table_and_keeps_what_is_complete(
     monkeypatch.setattr(demo, '_tool', lambda *args: started.append(args))
     assert demo.run_training('teacher', demo.WORK_DIR).is_file()
     assert not started
-    (demo.WORK_DIR / 'ctkd' / 'last_checkpoint').unlink()  # as if interrupted
+    demo.run_training('ctkd', demo.WORK_DIR).unlink()  # as if interrupted
     demo.run_training('ctkd', demo.WORK_DIR)
     ((tool, _, config, *_, resume),) = started
     assert (tool, config, resume) == ('train', demo.RUNS['ctkd'], '--resume')
