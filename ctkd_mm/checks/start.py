@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctkd_mm.utils.config import walk
-from ctkd_mm.utils.messages import some
+from ctkd_mm.utils.messages import some, warn
 from ctkd_mm.utils.model import (
     has_loaded,
     load_from,
@@ -80,7 +80,9 @@ def check_resumed(runner: Runner, meta: dict) -> None:
     """
     model = teaching(runner)
     now = loss_settings(runner.cfg)
-    before = meta.get('distillation_loss', now)  # not noted without our hook
+    before = meta.get('distillation_loss', now)
+    if now and 'distillation_loss' not in meta:  # as PreflightHook notes it
+        warn('the checkpoint does not tell its distillation loss: it is not compared')
     changed = [
         f'{key}={now.get(key)!r}, was {before.get(key)!r}'
         for key in {**before, **now}

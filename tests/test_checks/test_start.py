@@ -135,3 +135,10 @@ def test_weights_that_fit_nowhere_are_refused_with_what_the_file_has(student_cfg
     weights['rpn_head.rpn_cls.weight'] = lost[:1]
     with pytest.raises(ValueError, match='another shape, rpn_head.rpn_cls.weight'):
         check_weights(runner, weights)
+
+
+def test_a_checkpoint_that_does_not_tell_its_loss_is_told(warnings):
+    check_resumed(run(LOSS), {})
+    assert warnings == [
+        'the checkpoint does not tell its distillation loss: it is not compared'
+    ]
