@@ -39,7 +39,9 @@ def other_classes(runner: Runner) -> Iterator[str]:
     from mmdet.engine.hooks import NumClassCheckHook
 
     metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
-    if isinstance(metainfo, dict) and metainfo.get('classes'):
+    # Of a classifier the hook would compare the data preprocessor too.
+    detects = any('bbox_head' in name for name, _ in runner.model.named_modules())
+    if detects and isinstance(metainfo, dict) and metainfo.get('classes'):
         try:
             NumClassCheckHook().before_train_epoch(runner)
         except AssertionError as error:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.registry import MODELS
 
 from ctkd_mm import CTKDLoss, CurriculumHook, GlobalTemperature
@@ -65,4 +66,15 @@ def test_heads_of_another_number_of_classes_are_told_with_both(
 def test_data_without_class_names_passes(metainfo):
     dataset = SimpleNamespace(metainfo=metainfo)
     loader = SimpleNamespace(dataset=dataset)
-    assert list(other_classes(SimpleNamespace(train_dataloader=loader))) == []
+    runner = SimpleNamespace(model=torch.nn.Linear(1, 1), train_dataloader=loader)
+    assert list(other_classes(runner)) == []
+
+
+def test_a_classifier_is_left_to_its_own_framework():
+    model = torch.nn.Module()
+    model.data_preprocessor = torch.nn.Module()
+    model.data_preprocessor.num_classes = 100
+    dataset = SimpleNamespace(metainfo=dict(classes=tuple('0123456789')))
+    loader = SimpleNamespace(dataset=dataset)
+    runner = SimpleNamespace(model=model, train_dataloader=loader)
+    assert list(other_classes(runner)) == []
