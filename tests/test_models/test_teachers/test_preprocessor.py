@@ -155,3 +155,12 @@ def test_the_pixels_of_classifiers_are_compared_too():
     assert pixels_of(one) == pixels_of(Classifiers([1.0, 2, 3]))
     assert pixels_of(one) != pixels_of(Classifiers([1.0, 2, 4]))
     assert pixels_of(one) != pixels_of(Classifiers([1.0, 2, 3], to_rgb=True))
+
+
+def test_the_teachers_images_keep_height_and_width_apart():
+    student = DetDataPreprocessor(pad_size_divisor=32)
+    teacher = DetDataPreprocessor(pad_size_divisor=32, **CAFFE)
+    image = torch.zeros(3, 60, 90, dtype=torch.uint8)
+    pair = PairDataPreprocessor(student, teacher)
+    prepared = pair(dict(inputs=[image], data_samples=None), training=True)
+    assert prepared['teacher_inputs'].shape == (1, 3, 64, 96)
