@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ctkd_mm.models.teachers.preprocessor import pixels_of
 from ctkd_mm.registry import MODELS
 from ctkd_mm.utils.messages import some
-from ctkd_mm.utils.weights import weights_sha256
+from ctkd_mm.utils.weights import state_dict_of, weights_sha256
 
 # What BatchNorm counts but no evaluation reads; files older than it lack it.
 TOLERATED = (r'num_batches_tracked$',)
@@ -57,7 +57,7 @@ def load_teacher(
             weights, or does not fit; the message has the keys and the cure.
     """
     loaded = _read_checkpoint(teacher_ckpt)
-    weights = loaded.get('state_dict', loaded) if isinstance(loaded, dict) else None
+    weights = state_dict_of(loaded) if isinstance(loaded, dict) else None
     tensors = weights.values() if isinstance(weights, dict) else ()
     if not any(isinstance(value, Tensor) for value in tensors):
         found = some(map(str, loaded)) if isinstance(loaded, dict) else type(loaded)
