@@ -175,7 +175,10 @@ def main(argv: list[str] | None = None) -> dict:
             had_best |= 'best' in told
             if why is None and had_best and not readable(work_dir.glob('best_*')):
                 why = 'no best checkpoint'
-            half = any(work_dir.glob('.*.tmp')) or not readable(work_dir.glob('iter*'))
+            begun = list(work_dir.glob('.*.tmp'))
+            half = bool(begun) or not readable(work_dir.glob('iter*'))
+            for path in begun:  # not to be counted twice
+                path.unlink()
             result['kills'] += 1
             result['within_a_save'] += bool(steps) and steps[-1][0] == 'saving'
             result['half_written'] += half

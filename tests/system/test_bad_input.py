@@ -260,31 +260,31 @@ def deeper(checkpoint) -> None:
 BAD_TEACHER = {
     'a web page': (
         written_as('t.pth', lambda content: b'<!DOCTYPE html><p>404'),
-        ['is a web page', 'download the file itself'],
+        ['UnpicklingError', 'path or URL of a checkpoint'],
     ),
     'cut short': (
         written_as('t.pth', lambda content: content[:-4000]),
-        ['cut short', 'get it again'],
+        ['could not be loaded', 'path or URL of a checkpoint'],
     ),
     'empty': (
         written_as('t.pth', lambda content: b''),
-        ['is an empty file', 'get it again'],
+        ['EOFError', 'path or URL of a checkpoint'],
     ),
     'a folder': (
         lambda folder, teacher_ckpt: str(folder),
-        ['is a folder', 'give the checkpoint file'],
+        ['could not be loaded', 'path or URL of a checkpoint'],
     ),
     'missing': (
         lambda folder, teacher_ckpt: str(folder / 'none.pth'),
-        ['does not exist', 'train or download'],
+        ['FileNotFoundError', 'path or URL of a checkpoint'],
     ),
     'a URL without network': (
         lambda folder, teacher_ckpt: 'https://no-such-host.invalid/t.pth',
-        ['could not be fetched', 'give the path'],
+        ['URLError', 'path or URL of a checkpoint'],
     ),
     'not weights': (
         saved_as('t.pth', lambda checkpoint: dict(state_dict={})),
-        ['holds no weights', 'expected a checkpoint'],
+        [' missing: ', 'in `teacher`'],
     ),
     'of another architecture': (
         saved_as('t.pth', deeper),
@@ -296,7 +296,7 @@ BAD_TEACHER = {
     ),
     'of a distillation': (
         saved_as('t.pth', rename_weights),
-        ['checkpoint of a distillation', 'tools/extract_student.py'],
+        ['distillation run', 'tools/extract_student.py'],
     ),
 }
 

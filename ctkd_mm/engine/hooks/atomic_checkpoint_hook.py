@@ -57,15 +57,6 @@ class AtomicCheckpointHook(CheckpointHook):
             self._mend_last_checkpoint(runner)
         barrier()
 
-    def before_train(self, runner: Runner) -> None:
-        """Find the folder and clear what killed saves left in it."""
-        super().before_train(runner)
-        if self.is_local and is_main_process():
-            for folder in {Path(self.out_dir), Path(runner.work_dir)}:
-                for name in ('*.pth', 'last_checkpoint'):
-                    for half in folder.glob(f'.{name}.tmp'):
-                        half.unlink()
-
     def _mend_last_checkpoint(self, runner: Runner) -> None:
         marker = Path(runner.work_dir) / 'last_checkpoint'
         named = marker.read_text().strip() if marker.is_file() else ''
@@ -96,9 +87,8 @@ class AtomicCheckpointHook(CheckpointHook):
             runner.logger.info(f'Saved {self.last_ckpt}, {size:.1f} MB')
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        if self.save_best:
-            with self._removals_last():
-                super()._save_best_checkpoint(runner, metrics)
+        with self._removals_last():
+            super()._save_best_checkpoint(runner, metrics)
 
     @contextmanager
     def _removals_last(self) -> Iterator[None]:

@@ -49,9 +49,7 @@ class RampHook(TemperatureLogHook):
         if self.by_epoch:
             self.set(runner, runner.epoch)
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, **_: Any) -> None:
         """Set what the iteration wants."""
         if not self.by_epoch:
             self.set(runner, runner.iter)

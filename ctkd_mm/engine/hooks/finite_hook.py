@@ -69,23 +69,15 @@ class FiniteHook(Hook):
         for wrapper in optim_wrappers(runner):
             self.handles.append(wrapper.optimizer.register_step_pre_hook(check))
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, **_: Any) -> None:
         """Forget the last iteration."""
         self.stepped = False
         self.losses.clear()
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, **_: Any) -> None:
         """Check the losses where no step was taken: accumulation, loss scaling."""
         if not self.stepped:
-            self._check(runner, {}, _overflow(runner.optim_wrapper))
+            self._check(runner, [], _overflows(runner.optim_wrapper))
         self.losses.clear()  # they would hold device memory until the next step
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -103,8 +95,7 @@ class FiniteHook(Hook):
         if bad:
             raise FloatingPointError(
                 f'not saved: after {checkpoint["meta"]["iter"]} iterations these '
-                f'weights are not finite: {some(bad)}. '
-                f'{_last_checkpoint(runner)}. {ADVICE}.'
+                f'weights are not finite: {some(bad)}. {_way_out(runner)}'
             )
 
     def after_train(self, runner: Runner) -> None:
@@ -118,64 +109,50 @@ class FiniteHook(Hook):
 
     def _before_step(self, runner: Runner, optimizer: Any, *_: Any) -> None:
         self.stepped = True
-        gradients = {
-            id(p): p.grad
-            for group in optimizer.param_groups
-            for p in group['params']
-            if p.grad is not None and p.numel()
-        }
+        parameters = [p for group in optimizer.param_groups for p in group['params']]
         # A fused optimizer under loss scaling drops the step itself, inside.
         fused = getattr(optimizer, 'found_inf', None) is not None
-        self._check(runner, {} if fused else gradients)
+        self._check(runner, [] if fused else parameters)
 
     def _check(
-        self, runner: Runner, gradients: dict[int, Tensor], overflow: bool = False
+        self, runner: Runner, parameters: list[Tensor], overflows: bool = False
     ) -> None:
         """Stop the run if a loss, a tau or a gradient is not finite."""
-        values = dict(self.losses)
-        if values:  # else tau is that of another step
-            taus = self._curriculum().items()
-            values.update({f'tau of {name}': m.tau.mean() for name, m in taus})
-        numbers = list(values.values())
-        if gradients:
-            numbers += torch._foreach_norm(list(gradients.values()))
-        if not (overflow or _some_bad(numbers)):
-            return
-        found = [f'{k} = {v:g}' for k, v in values.items() if not v.isfinite()]
-        names = {id(p): name for name, p in unwrapped(runner).named_parameters()}
-        where = [names.get(k, '?') for k, g in gradients.items() if _some_bad([g])]
-        if where or overflow:
-            found.append(f'gradient of {some(where) if where else "the scaled loss"}')
-        # Or only a norm is infinite: the squares of large, finite entries.
-        if found:
-            raise FloatingPointError(
-                f'{self._message(runner, found)}. The weights are those before this '
-                f'step. {_last_checkpoint(runner)}. {ADVICE}.'
-            )
-
-    def _curriculum(self) -> dict[str, Temperature]:
-        """Name the temperatures that have been used."""
-        return {
+        used = {
             name: module
             for name, module in self.temperatures.items()
             if module.tau is not None and module.tau.numel()
         }
+        values = dict(self.losses)
+        if values:  # else tau is that of another step
+            values.update({f'tau of {k}': m.tau.mean() for k, m in used.items()})
+        gradients = [p.grad for p in parameters if p.grad is not None and p.numel()]
+        norms = torch._foreach_norm(gradients) if gradients else []
+        if not overflows and _all_finite([*values.values(), *norms]):
+            return
+        found = [f'{k} = {v:g}' for k, v in values.items() if not v.isfinite()]
+        bad = {id(g) for g in gradients if not g.isfinite().all()}
+        model = unwrapped(runner)
+        where = [name for name, p in model.named_parameters() if id(p.grad) in bad]
+        if bad or overflows:
+            found.append(f'gradient of {some(where) or "the scaled loss"}')
+        # Or only a norm is infinite: the squares of large, finite entries.
+        if found:
+            curriculum = ''.join(f'; {k}: {_state(m)}' for k, m in used.items())
+            raise FloatingPointError(
+                f'not finite in iteration {runner.iter + 1}, epoch {runner.epoch + 1}: '
+                f'{", ".join(found)}{curriculum}. The weights are those before this '
+                f'step. {_way_out(runner)}'
+            )
 
-    def _message(self, runner: Runner, found: list[str]) -> str:
-        where = f'iteration {runner.iter + 1}, epoch {runner.epoch + 1}'
-        curriculum = ''.join(
-            f'; {name}: tau = {module.tau.mean().item():g}{_lambda(module)}'
-            for name, module in self._curriculum().items()
-        )
-        return f'not finite in {where}: {", ".join(found)}{curriculum}'
 
-
-def _lambda(temperature: Temperature) -> str:
+def _state(temperature: Temperature) -> str:
     grl = getattr(temperature, 'grl', None)  # a learnable one's
-    return '' if grl is None else f', lambda = {grl.lambda_:g}'
+    strength = '' if grl is None else f', lambda = {grl.lambda_:g}'
+    return f'tau = {temperature.tau.mean().item():g}{strength}'
 
 
-def _overflow(optim_wrapper: Any) -> bool:
+def _overflows(optim_wrapper: Any) -> bool:
     """Whether loss scaling has dropped a step that only a bad gradient explains."""
     scaler = getattr(optim_wrapper, 'loss_scaler', None)
     return (
@@ -189,11 +166,13 @@ def _mean(value: Tensor | list[Tensor]) -> Tensor:
     return sum(tensor.detach().float().mean() for tensor in values)
 
 
-def _some_bad(tensors: list[Tensor]) -> bool:
-    if not tensors:
-        return False
-    return not torch.stack([tensor.float() for tensor in tensors]).isfinite().all()
+def _all_finite(scalars: list[Tensor]) -> bool:
+    """Ask the device once."""
+    if not scalars:
+        return True
+    return bool(torch.stack([scalar.float() for scalar in scalars]).isfinite().all())
 
 
-def _last_checkpoint(runner: Runner) -> str:
-    return f'Last checkpoint: {find_latest_checkpoint(runner.work_dir) or "none yet"}'
+def _way_out(runner: Runner) -> str:
+    last = find_latest_checkpoint(runner.work_dir) or 'none yet'
+    return f'Last checkpoint: {last}. {ADVICE}.'

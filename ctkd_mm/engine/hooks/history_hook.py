@@ -38,13 +38,7 @@ class HistoryHook(Hook):
         self.max_length_of_others = max(self.max_length, batches)
         self.keeps_all = 'global' in windows
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, **_: Any) -> None:
         """Limit every history, those that are new included."""
         if not self.keeps_all:
             for key, history in runner.message_hub.log_scalars.items():

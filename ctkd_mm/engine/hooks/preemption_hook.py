@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import (
-    all_reduce,
-    barrier,
-    get_world_size,
-    is_distributed,
-    is_main_process,
-)
+from mmengine import dist
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
@@ -70,20 +64,14 @@ class PreemptionHook(Hook):
         """Listen; then do the validation that the interrupted run left undone."""
         if threading.current_thread() is threading.main_thread():
             self._listen()
-        if is_distributed():
+        if dist.is_distributed():
             self._group = torch.distributed.new_group(backend='gloo')
         self._training = True
         left = runner.message_hub.pop_info(_VALIDATION_LEFT, False)
         if left and runner.val_loop is not None:
             runner.val_loop.run()
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, **_: Any) -> None:
         """Save and exit if any process was told to.
 
         Raises:
@@ -95,13 +83,7 @@ class PreemptionHook(Hook):
         if self._agree() and updated and not _validates_next(runner):
             self._save_and_exit(runner, runner.iter + 1)
 
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_val_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
         """Save and exit, validation to be done anew, if any process was told to.
 
         Raises:
@@ -141,29 +123,26 @@ class PreemptionHook(Hook):
     def _agree(self) -> bool:
         pending = not signal.sigpending().isdisjoint(SIGNALS)
         requested = self.requested or pending
-        if not is_distributed():
+        if not dist.is_distributed():
             return requested
         request = torch.tensor(int(requested))
-        all_reduce(request, 'max', self._group)
+        dist.all_reduce(request, 'max', self._group)
         return bool(request)
 
     def _save_and_exit(self, runner: Runner, iteration: int) -> None:
-        path = Path(runner.work_dir) / PREEMPTED
-        runner.save_checkpoint(
-            runner.work_dir,
-            PREEMPTED,
-            meta=dict(epoch=runner.epoch, iter=iteration),
-            backend_args=ATOMIC,
-        )
-        if is_main_process():
-            write_atomically(path.with_name('last_checkpoint'), str(path).encode())
+        folder = Path(runner.work_dir)
+        path = folder / PREEMPTED
+        meta = dict(epoch=runner.epoch, iter=iteration)
+        runner.save_checkpoint(folder, PREEMPTED, meta=meta, backend_args=ATOMIC)
+        if dist.is_main_process():
+            write_atomically(folder / 'last_checkpoint', str(path).encode())
             size = path.stat().st_size / 1e6
             runner.logger.info(
                 f'Told to stop: saved {path}, {size:.1f} MB, after {iteration} '
                 f'iterations; exiting with code {EXIT_CODE}. --resume continues from it'
             )
         # A launcher ends all when the first has exited: not before the save.
-        barrier(self._group)
+        dist.barrier(self._group)
         for signum in self._handlers:
             signal.signal(signum, signal.SIG_IGN)
         raise SystemExit(EXIT_CODE)
@@ -171,11 +150,11 @@ class PreemptionHook(Hook):
 
 def _is_common(runner: Runner, batch_idx: int) -> bool:
     """Whether every process validates a batch of this number: all must be asked."""
+    if not dist.is_distributed():
+        return True
     loader = runner.val_dataloader
-    samples = len(loader.dataset) // get_world_size()
-    return (
-        not is_distributed() or batch_idx < samples // loader.batch_sampler.batch_size
-    )
+    samples = len(loader.dataset) // dist.get_world_size()
+    return batch_idx < samples // loader.batch_sampler.batch_size
 
 
 def _validates_next(runner: Runner) -> bool:

@@ -46,13 +46,7 @@ class TemperatureLogHook(Hook):
             (h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 1
         )
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
         """Hand the scalars to the message hub when they will be read."""
         last = self.end_of_epoch(runner.train_dataloader, batch_idx)
         if last or self.every_n_inner_iters(batch_idx, self.log_interval):

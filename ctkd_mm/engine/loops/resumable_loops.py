@@ -32,7 +32,6 @@ class _ExactResume:
     def __init__(
         self, runner: Runner, dataloader: dict, *args: Any, **kwargs: Any
     ) -> None:
-        _refuse_built_parts(dataloader)
         self._dataloader_cfg = dataloader
         data = dict(type=SeededDataset, dataset=dataloader['dataset'])
         super().__init__(
@@ -97,8 +96,8 @@ class ResumableEpochBasedTrainLoop(_ExactResume, EpochBasedTrainLoop):
     Args: as MMEngine's ``EpochBasedTrainLoop``.
 
     Raises:
-        TypeError: If the data loader, its sampler or its batch sampler is an object
-            and not a config, so that it cannot be built again.
+        TypeError: If the data loader or its sampler is an object and not a config, as
+            a resume builds it again.
         ValueError: On a resume, before training, if the batch size, the number of
             processes or of samples is not the interrupted run's.
 
@@ -180,19 +179,6 @@ class _Skippable:
     def skip_iter(self, num_iters: int) -> None:
         for _ in range(num_iters):
             next(self._batches)
-
-
-def _refuse_built_parts(dataloader: Any) -> None:
-    parts = {'train_dataloader': dataloader}
-    if isinstance(dataloader, dict):
-        for key in ('sampler', 'batch_sampler'):
-            parts[f'train_dataloader.{key}'] = dataloader.get(key) or {}
-    for key, part in parts.items():
-        if not isinstance(part, dict):
-            raise TypeError(
-                f'{key} must be a config dict, as a resume builds it again; got a '
-                f'{type(part).__name__}'
-            )
 
 
 def _seeded(config: dict, dataset: dict, runner: Runner, iteration: int) -> dict:

@@ -55,9 +55,7 @@ class ReseedHook(Hook):
     Source: extends :class:`mmengine.hooks.Hook`.
     """
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, **_: Any) -> None:
         """Seed for iteration ``runner.iter``."""
         seed_everything(runner.seed, get_rank(), runner.iter)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from mmengine.config import Config
 from mmengine.hub import get_model
 from mmengine.model import BaseModel, ImgDataPreprocessor
 from mmengine.runner import CheckpointLoader
-from torch import Tensor, nn
+from torch import nn
 
 from ctkd_mm.models.teachers.preprocessor import pixels_of
 from ctkd_mm.registry import MODELS
@@ -53,21 +50,23 @@ def load_teacher(
         The checkpoint's ``meta``, empty where it has none.
 
     Raises:
-        ValueError: If the file cannot be read, is not safe to load, holds no
-            weights, or does not fit; the message has the keys and the cure.
+        ValueError: If the file cannot be read or does not fit; the message has the
+            keys and the cure.
     """
-    loaded = _read_checkpoint(teacher_ckpt)
-    weights = state_dict_of(loaded) if isinstance(loaded, dict) else None
-    tensors = weights.values() if isinstance(weights, dict) else ()
-    if not any(isinstance(value, Tensor) for value in tensors):
-        found = some(map(str, loaded)) if isinstance(loaded, dict) else type(loaded)
-        raise ValueError(
-            f'teacher_ckpt={teacher_ckpt!r} holds no weights: expected a checkpoint '
-            f'with a state_dict, found {found}'
+    try:
+        loaded = CheckpointLoader.load_checkpoint(
+            teacher_ckpt, map_location='cpu', logger='current'
         )
+        weights = state_dict_of(loaded)
+        misfits = _load_matching(teacher, weights)
+    except Exception as error:  # damaged files fail in any way
+        raise ValueError(
+            f'teacher_ckpt={teacher_ckpt!r} could not be loaded '
+            f'({type(error).__name__}: {error}): give the path or URL of a checkpoint'
+        ) from error
     tolerated = [re.compile(key) for key in (*TOLERATED, *ignore_keys)]
     problems = []
-    for what, keys in _load_matching(teacher, weights).items():
+    for what, keys in misfits.items():
         bad = [key for key in keys if not any(t.search(key) for t in tolerated)]
         if bad:
             problems.append(f'{len(bad)} {what}: {some(bad, SHOWN)}')
@@ -75,8 +74,9 @@ def load_teacher(
         raise ValueError(
             f'teacher_ckpt={teacher_ckpt!r} does not fit the teacher '
             f'({type(teacher).__name__}, {len(teacher.state_dict())} weights). '
-            + '. '.join(problems)
-            + f'. {_advice(weights)}'
+            f'{". ".join(problems)}. Give the checkpoint of the config in `teacher` '
+            '(tools/extract_student.py gets it out of a distillation run), or name the '
+            'keys that may differ in teacher_ignore_keys'
         )
     return loaded.get('meta') or {}
 
@@ -142,72 +142,23 @@ def adopt_teacher(model: BaseModel, teacher_ckpt: str | None) -> None:
     load_teacher_of(model, teacher_ckpt)
 
 
-def _read_checkpoint(teacher_ckpt: str) -> Any:
-    try:
-        return CheckpointLoader.load_checkpoint(
-            teacher_ckpt, map_location='cpu', logger='current'
-        )
-    except Exception as error:  # damaged files fail in any way
-        raise ValueError(
-            f'teacher_ckpt={teacher_ckpt!r} {_file_fault(teacher_ckpt, error)} '
-            f'({type(error).__name__}: {error})'
-        ) from error
-
-
-def _file_fault(teacher_ckpt: str, error: Exception) -> str:
-    """Say what is wrong with a file that could not be read, and the cure."""
-    if isinstance(error, pickle.UnpicklingError) and 'more than weights' in str(error):
-        return 'is not safe to load: it asks to run code'
-    if '://' in teacher_ckpt:
-        return (
-            'could not be fetched: check the address and the network, or download it '
-            'elsewhere and give the path'
-        )
-    path = Path(teacher_ckpt).expanduser()
-    if path.is_dir():
-        return 'is a folder: give the checkpoint file in it'
-    if not path.is_file():
-        return 'does not exist: train or download the teacher first, or correct it'
-    with path.open('rb') as file:
-        head = file.read(64).lstrip()
-    if not head:
-        return 'is an empty file: get it again'
-    if head.startswith(b'<'):
-        return 'is a web page, not a checkpoint: download the file itself'
-    size = path.stat().st_size
-    return f'is no checkpoint, damaged or cut short ({size} bytes): get it again'
-
-
 def _load_matching(teacher: nn.Module, weights: dict) -> dict[str, list[str]]:
     """Load what fits; return what does not, by kind."""
-    named = OrderedDict((re.sub(r'^module\.', '', k), v) for k, v in weights.items())
     own = teacher.state_dict()
-    misshaped = [
-        f'{key} {tuple(value.shape)} in the file, {tuple(own[key].shape)} in the model'
-        for key, value in named.items()
-        if key in own and getattr(value, 'shape', None) != own[key].shape
-    ]
-    wrong = {line.split(' ')[0] for line in misshaped}
-    fitting = OrderedDict((k, v) for k, v in named.items() if k not in wrong)
+    fitting: OrderedDict = OrderedDict()
+    misshaped = {}
+    for name, value in weights.items():
+        key = re.sub(r'^module\.', '', name)  # DDP's
+        if key in own and value.shape != own[key].shape:
+            here, there = tuple(value.shape), tuple(own[key].shape)
+            misshaped[key] = f'{key} {here} in the file, {there} in the model'
+        else:
+            fitting[key] = value
     # Modules read their version there, to convert older files.
     fitting._metadata = getattr(weights, '_metadata', None)
     keys = teacher.load_state_dict(fitting, strict=False)
-    missing = [key for key in keys.missing_keys if key not in wrong]
     return {
-        'missing': missing,
+        'missing': [key for key in keys.missing_keys if key not in misshaped],
         'unexpected': list(keys.unexpected_keys),
-        'of another shape': misshaped,
+        'of another shape': list(misshaped.values()),
     }
-
-
-def _advice(weights: Iterable[str]) -> str:
-    tops = {key.split('.')[0] for key in weights}
-    if 'architecture' in tops:
-        return (
-            'It is the checkpoint of a distillation run: get the detector out of it '
-            'with tools/extract_student.py'
-        )
-    return (
-        'Give the checkpoint that was trained with the config in `teacher`, or name '
-        'the keys that may differ in teacher_ignore_keys'
-    )

@@ -14,7 +14,6 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ctkd_mm.engine.loops.seeded_data import SeededDataset
-from ctkd_mm.registry import LOOPS
 
 pytestmark = pytest.mark.start
 
@@ -322,17 +321,6 @@ def test_a_resume_without_the_reseed_hook_is_warned_of(cfg, tmp_path):
     train(cfg, tmp_path / 'resumed', checkpoint=tmp_path / 'stopped.pth')
     (log,) = (tmp_path / 'resumed').glob('*/*.log')
     assert 'default_hooks has no ctkd_mm.ReseedHook' in log.read_text()
-
-
-@pytest.mark.parametrize('key', ['train_dataloader', 'train_dataloader.sampler'])
-def test_a_data_loader_that_is_no_config_is_refused(cfg, tmp_path, key):
-    cfg.work_dir = str(tmp_path)
-    runner = Runner.from_cfg(without_val(cfg))
-    built = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-    config = dict(cfg.train_dataloader, sampler=built.batch_sampler.sampler)
-    loader = built if key == 'train_dataloader' else config
-    with pytest.raises(TypeError, match=rf'^{key} must be a config dict'):
-        LOOPS.build(dict(BY_EPOCH, runner=runner, dataloader=loader))
 
 
 def test_a_pipeline_that_is_switched_reaches_the_images(cfg, tmp_path):

@@ -27,7 +27,7 @@ def draw() -> tuple:
 
 
 def draws(seed: int, iteration: int) -> tuple:
-    ReseedHook().before_train_iter(SimpleNamespace(seed=seed, iter=iteration), 0)
+    ReseedHook().before_train_iter(SimpleNamespace(seed=seed, iter=iteration))
     return draw()
 
 
