@@ -296,7 +296,7 @@ BAD_TEACHER = {
     ),
     'of a distillation': (
         saved_as('t.pth', rename_weights),
-        ['distillation run', 'tools/extract_student.py'],
+        ['distilled: ', 'tools/extract_student.py'],
     ),
 }
 

@@ -102,8 +102,7 @@ class SeededDataset:
             raise ValueError(
                 f'train_dataloader.dataset: sample {index} could not be loaded, '
                 f'{self._image(index)} ({type(error).__name__}: {error}). Replace the '
-                'file, remove the image from the annotation file, or correct the '
-                'pipeline if it fails on a sound one'
+                'file, take the image out of the annotations, or correct the pipeline'
             ) from error
 
     def _image(self, index: Any) -> str:

@@ -124,8 +124,7 @@ class RoILogitDistill(LogitDistill):
             raise RuntimeError(
                 f'architecture ({type(self.student).__name__}) scores {num_rois} RoIs '
                 f'of {len(feats[0])} images for a batch of {len(level)}: take a '
-                'student whose bbox_head scores what its bbox_roi_extractor crops from '
-                'the batch as it is'
+                'student that does not multiply the batch before its bbox_head'
             )
         return rois
 

@@ -75,8 +75,8 @@ def load_teacher(
             f'teacher_ckpt={teacher_ckpt!r} does not fit the teacher '
             f'({type(teacher).__name__}, {len(teacher.state_dict())} weights). '
             f'{". ".join(problems)}. Give the checkpoint of the config in `teacher` '
-            '(tools/extract_student.py gets it out of a distillation run), or name the '
-            'keys that may differ in teacher_ignore_keys'
+            '(distilled: tools/extract_student.py), or name the keys in '
+            'teacher_ignore_keys'
         )
     return loaded.get('meta') or {}
 

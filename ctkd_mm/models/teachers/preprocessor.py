@@ -47,11 +47,10 @@ class PairDataPreprocessor(BaseDataPreprocessor):
         if augments is not None and not self.shared:
             names = [type(augment).__name__ for augment in augments]
             raise ValueError(
-                f'architecture.data_preprocessor.batch_augments={names} changes the '
-                'images after they were normalised; a teacher that wants other pixels '
-                f'cannot follow. Student: {pixels_of(student)}, teacher: '
-                f'{pixels_of(teacher)}. Drop the batch_augments or take a teacher with '
-                "the student's data_preprocessor"
+                f'architecture.data_preprocessor.batch_augments={names} changes '
+                'normalised images, and the teacher wants others. Student: '
+                f'{pixels_of(student)}, teacher: {pixels_of(teacher)}. Drop '
+                'batch_augments, or take a teacher of the same data_preprocessor'
             )
 
     def forward(self, data: dict, training: bool = False) -> dict:
