@@ -1,4 +1,4 @@
-"""The temperature doctor, in the training."""
+"""The hook that judges temperatures while a training runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TemperatureDoctorHook(Hook):
         if not self.bounds:
             raise RuntimeError(
                 'TemperatureDoctorHook found no learnable temperature in the model: '
-                "give loss_kd one (type='ctkd_mm.CTKDLoss'; your own must extend "
+                'give loss_kd one (your own must extend '
                 'ctkd_mm.models.LearnedTemperature), or drop the hook'
             )
         # Beside a fresh start the work directory may hold the logs of another run.
@@ -77,22 +77,20 @@ class TemperatureDoctorHook(Hook):
         with suppress(FileNotFoundError):
             lines = read_scalars(self.log)
         found = diagnose_each(lines, self.bounds, self.by_epoch, ended)
+        warnings = {}
         if not found:
-            self._warn(
-                runner,
-                'TemperatureDoctorHook judges nothing',
+            warnings['TemperatureDoctorHook judges nothing'] = (
                 f'{self.log} has no tau. It needs default_hooks.logger, a '
-                'LocalVisBackend in visualizer, and CurriculumHook in custom_hooks',
+                'LocalVisBackend in visualizer, and CurriculumHook in custom_hooks'
             )
-        for suffix, one in ((s, one) for s, each in found.items() for one in each):
-            said = f'{one.seen}. {one.advice}'.rstrip('. ')
-            if one.advice:
-                self._warn(runner, f'tau{suffix} is {one.verdict}', said)
-            if ended:
-                name = f'temperature doctor: tau{suffix}'
-                runner.logger.info(f'{name}: {one.verdict}: {said}')
-
-    def _warn(self, runner: Runner, what: str, why: str) -> None:
-        if what not in self.warned:
-            self.warned.add(what)
-            runner.logger.warning(f'{what}: {why}')
+        for suffix, findings in found.items():
+            for finding in findings:
+                verdict, name = finding.verdict, f'tau{suffix}'
+                text = f'{finding.seen}. {finding.advice}'.rstrip('. ')
+                if finding.advice:
+                    warnings[f'{name} is {verdict}'] = text
+                if ended:
+                    runner.logger.info(f'temperature doctor: {name}: {verdict}: {text}')
+        for what in sorted(warnings.keys() - self.warned):
+            runner.logger.warning(f'{what}: {warnings[what]}')
+        self.warned.update(warnings)

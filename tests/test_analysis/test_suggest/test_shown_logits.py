@@ -36,7 +36,6 @@ class Step(nn.Module):
         if labels is not None:
             self.loss_cls(preds_S, labels)
         self.loss(preds_S, preds_T)
-        self.seen.end_step()
 
 
 def test_rows_of_all_steps_are_joined_with_their_labels():
