@@ -1,9 +1,10 @@
-"""The runs' detectors and their teachers, evaluated on the runs' validation sets."""
+"""Evaluates the students and teachers of runs on the validation sets of the runs."""
 
 from __future__ import annotations
 
 import copy
 import io
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Sequence
@@ -19,11 +20,12 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from mmengine.utils import import_modules_from_strings
 
-from ctkd_mm.analysis.report.figures import make_box, picture
-from ctkd_mm.analysis.report.runs import RunRecord
-from ctkd_mm.analysis.run_log import load_student, short_path
 from ctkd_mm.models.teachers.load import build_detector, load_teacher
 from ctkd_mm.utils.weights import weights_sha256
+
+from ..run_log import load_student, short_path
+from .figures import make_box, picture
+from .runs import RunRecord
 
 PICTURES = 4
 SCORE_THR = 0.3
@@ -48,17 +50,14 @@ class Detector:
     """
 
     def __init__(self, val_set: ValSet, evaluator: Any, model: BaseModel) -> None:
-        from mmdet.evaluation import CocoMetric
-
         self.runs: list[str] = []
         self.pupils: list[str] = []
         self.parameters = sum(p.numel() for p in model.parameters())
         evaluator = Evaluator(copy.deepcopy(evaluator))
         evaluator.dataset_meta = val_set.loader.dataset.metainfo
         for metric in evaluator.metrics:
-            if isinstance(metric, CocoMetric):
-                # Of boxes and masks together it would give the masks' AP of the
-                # classes.
+            if hasattr(metric, 'classwise'):  # COCO's
+                # With masks too, the AP of each class would be that of the masks.
                 metric.classwise, metric.metrics = True, ['bbox']
         found = dict.fromkeys(one['path'] for one in val_set.pictures)
         model.to(get_device()).eval()
@@ -134,9 +133,9 @@ def evaluate_runs(runs: Sequence[RunRecord]) -> tuple[list[ValSet], dict[str, st
                 if run.config.get('custom_imports'):
                     import_modules_from_strings(**run.config.custom_imports)
                 init_default_scope(run.config.get('default_scope') or 'mmdet')
-                model = load(run)
-                if model is not None:
-                    detector = _detector(sets, run, model, role)
+                if (model := load(run)) is not None:
+                    with redirect_stdout(io.StringIO()):  # pycocotools prints
+                        detector = _evaluate(sets, run, model, role + run.name)
                     (detector.pupils if role else detector.runs).append(run.name)
             except Exception as error:  # detectors and data of any kind
                 reasons[role + run.name] = str(error) or type(error).__name__
@@ -147,10 +146,9 @@ def _teacher(run: RunRecord) -> BaseModel | None:
     teacher = run.model.get('teacher', run.model.get('teacher_config'))
     if teacher is None:
         return None
-    if run.teacher is None:
-        raise ValueError('model.teacher_ckpt of its config is None')
     model = build_detector(copy.deepcopy(teacher))
-    load_teacher(model, run.teacher, run.model.get('teacher_ignore_keys', ()))
+    ignored = run.model.get('teacher_ignore_keys', ())
+    load_teacher(model, str(run.model.get('teacher_ckpt')), ignored)
     return model
 
 
@@ -158,28 +156,24 @@ def _student(run: RunRecord) -> BaseModel:
     if run.checkpoint is None:
         raise FileNotFoundError(f'{run.path} holds no checkpoint')
     cfg = copy.deepcopy(run.model)
-    if 'architecture' not in cfg and 'teacher_ckpt' in cfg:
-        cfg.teacher_ckpt = None  # MMDetection's own distillation: evaluated without
+    cfg.pop('teacher_ckpt', None)  # MMDetection's distillation is evaluated alone
     model = build_detector(cfg.get('architecture', cfg))
     load_student(model, run.checkpoint)
     return model
 
 
-def _detector(
-    sets: list[ValSet], run: RunRecord, model: BaseModel, role: str
+def _evaluate(
+    sets: list[ValSet], run: RunRecord, model: BaseModel, name: str
 ) -> Detector:
     """Evaluate the model, or find what equal weights gave on equal images."""
-    with redirect_stdout(io.StringIO()):  # pycocotools prints
-        own = ValSet(run.config)
+    own = ValSet(run.config)
     val_set = next((one for one in sets if one.contents == own.contents), own)
     if val_set is own:
         sets.append(own)
     weights = weights_sha256(model)
     if weights not in val_set.detectors:
-        print(f'evaluating {role}{run.name} on {val_set.size} images', flush=True)
-        with redirect_stdout(io.StringIO()):
-            found = Detector(val_set, run.config.val_evaluator, model)
-        val_set.detectors[weights] = found
+        print(f'evaluating {name} on {own.size} images', file=sys.stderr, flush=True)
+        val_set.detectors[weights] = Detector(own, run.config.val_evaluator, model)
     return val_set.detectors[weights]
 
 
@@ -207,13 +201,13 @@ def mark(
     objects = torch.tensor([one['corners'] for one in truth]).reshape(-1, 4)
     labels = torch.tensor([one['label'] for one in truth]).reshape(1, -1)
     overlaps = bbox_overlaps(found.bboxes.float(), objects.float())
-    overlaps = overlaps * (found.labels[:, None] == labels)
+    overlaps *= found.labels[:, None] == labels
     boxes = []
     for i, label in enumerate(found.labels.tolist()):
-        hit = bool((overlaps[i] >= IOU_THR).any())
+        hit = (overlaps[i] >= IOU_THR).any()
         if hit:
             overlaps[:, overlaps[i].argmax()] = 0
         text = f'{classes[label]} {found.scores[i]:.2f}'
-        kind = 'hit' if hit else 'miss'
-        boxes.append(make_box(found.bboxes[i].tolist(), label, text, kind))
+        corners, kind = found.bboxes[i].tolist(), 'hit' if hit else 'miss'
+        boxes.append(make_box(corners, label, text, kind))
     return boxes

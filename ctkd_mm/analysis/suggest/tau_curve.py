@@ -74,7 +74,7 @@ class TauCurve:
             if finite:
                 fault = 'student and teacher agree everywhere: do they share weights?'
             raise ValueError(
-                f'{fault} (highest loss {self.supremum:.3g}, logits of size {scale:.3g})'
+                f'{fault} (highest loss {self.supremum:.3g}, logit scale {scale:.3g})'
             )
         self.peak = None
         if self.supremum >= 1.001 * self.limit:

@@ -33,5 +33,5 @@ def test_detections_are_hits_once_an_object_by_class_and_overlap():
         ('dog 0.70', 'miss'),
         ('cat 0.60', 'miss'),
     ]
-    assert boxes[1]['corners'] == (20, 0, 30, 10)
+    assert boxes[1]['corners'] == [20, 0, 30, 10]
     assert [box['kind'] for box in mark(found, [], ['cat', 'dog'])] == ['miss'] * 4
