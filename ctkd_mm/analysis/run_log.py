@@ -1,4 +1,4 @@
-"""What MMEngine wrote of a run: scalars, metrics, config and the student."""
+"""Reads what MMEngine wrote of a run: scalars, metrics, config and the student."""
 
 from __future__ import annotations
 
@@ -67,8 +67,6 @@ def read_config(run: PathLike) -> Config:
         FileNotFoundError: If there is none.
     """
     dumped = _logs(run)[-1].with_name('config.py')
-    if not dumped.is_file():
-        raise FileNotFoundError(f'{dumped} is missing: MMEngine writes it at the start')
     return Config.fromfile(dumped, import_custom_modules=False)
 
 
@@ -82,8 +80,7 @@ def load_student(student: BaseModel, checkpoint: PathLike) -> None:
     Raises:
         ValueError: If a weight is missing, unexpected or of another shape.
     """
-    loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
-    weights = state_dict_of(loaded)
+    weights = state_dict_of(CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu'))
     weights = student_weights(weights) or weights
     own = student.state_dict()
     kept = {k: own[k] for k in own if '.temperature.' in k}
@@ -112,13 +109,12 @@ def short_path(path: PathLike) -> str:
         path: A path, or a URL.
 
     Returns:
-        The path without detours, from the current folder on where it is below that;
-        a URL as it is.
+        The path without detours, or from the current folder on if that is shorter; a
+        URL as it is.
     """
     if '://' in str(path):
         return str(path)
-    below = os.path.relpath(path)
-    return os.path.normpath(path) if below.startswith('..') else below
+    return min(os.path.normpath(path), os.path.relpath(path), key=len)
 
 
 def _logs(run: PathLike) -> list[Path]:
@@ -140,9 +136,7 @@ def _lines(run: PathLike) -> list[dict[str, float]]:
         for line in log.read_text(errors='replace').splitlines():
             # Cut off by a kill, or damaged by a crash of the machine.
             with suppress(json.JSONDecodeError):
-                entry = json.loads(line)
-                if isinstance(entry, dict) and 'step' in entry:
-                    own.append(entry)
+                own.append(json.loads(line))
         first = next((line['step'] for line in own if 'lr' in line), math.inf)
         again = (i for i, x in enumerate(lines) if 'lr' in x and x['step'] >= first)
         # From there on this start has gone its own way.

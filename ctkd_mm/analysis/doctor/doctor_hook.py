@@ -28,12 +28,9 @@ class TemperatureDoctorHook(Hook):
     verdict once; at the end of the training it writes a summary. A resumed run goes on
     from the logs in its work directory.
 
-    It needs ``LoggerHook`` and a ``LocalVisBackend``, both defaults of MMEngine, and
-    :class:`ctkd_mm.CurriculumHook`, which logs tau and lambda. Where nothing was
-    logged it warns of that.
-
-    Raises:
-        RuntimeError: Before training, if the model has no learnable temperature.
+    It needs ``LoggerHook`` and a ``LocalVisBackend``, both defaults of MMEngine,
+    :class:`ctkd_mm.CurriculumHook`, which logs tau and lambda, and a temperature that
+    extends :class:`LearnedTemperature`. Where one of them is missing it warns of that.
     """
 
     priority = 'LOW'  # after LoggerHook, which writes what is read here
@@ -46,12 +43,6 @@ class TemperatureDoctorHook(Hook):
             for i, one in enumerate(found.values())
             if isinstance(one, LearnedTemperature)
         }
-        if not self.bounds:
-            raise RuntimeError(
-                'TemperatureDoctorHook found no learnable temperature in the model: '
-                'give loss_kd one (your own must extend '
-                'ctkd_mm.models.LearnedTemperature), or drop the hook'
-            )
         # Beside a fresh start the work directory may hold the logs of another run.
         fresh = Path(runner.log_dir, 'vis_data', 'scalars.json')
         self.log = runner.work_dir if runner.iter else fresh
@@ -80,8 +71,9 @@ class TemperatureDoctorHook(Hook):
         warnings = {}
         if not found:
             warnings['TemperatureDoctorHook judges nothing'] = (
-                f'{self.log} has no tau. It needs default_hooks.logger, a '
-                'LocalVisBackend in visualizer, and CurriculumHook in custom_hooks'
+                f'{self.log} has no learned tau. It needs default_hooks.logger, a '
+                'LocalVisBackend in visualizer, CurriculumHook in custom_hooks, and '
+                "a learned temperature in the loss (type='ctkd_mm.GlobalTemperature')"
             )
         for suffix, findings in found.items():
             for finding in findings:

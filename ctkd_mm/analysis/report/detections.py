@@ -7,7 +7,7 @@ import io
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 from mmengine.config import Config
@@ -36,7 +36,7 @@ class Detector:
     """What one set of weights detects, with the AP of each class.
 
     Args:
-        val_set: Where.
+        val_set: Its images are searched.
         evaluator: ``val_evaluator`` of a config.
         model: The detector.
 
@@ -44,7 +44,7 @@ class Detector:
         parameters: How many numbers are trained in it, temperatures not counted.
         overall: mAP over all classes, None where the evaluator gives none.
         per_class: Box AP of each class, empty unless the evaluator is COCO's.
-        boxes: For each picture, what :func:`mark` returns.
+        boxes: What :func:`mark` returns, by the path of a picture.
         runs: Names of the runs that trained it.
         pupils: Names of the runs that learned from it.
     """
@@ -52,6 +52,7 @@ class Detector:
     def __init__(self, val_set: ValSet, evaluator: Any, model: BaseModel) -> None:
         self.runs: list[str] = []
         self.pupils: list[str] = []
+        self.boxes: dict[str, list[dict]] = {}
         self.parameters = sum(p.numel() for p in model.parameters())
         evaluator = Evaluator(copy.deepcopy(evaluator))
         evaluator.dataset_meta = val_set.loader.dataset.metainfo
@@ -59,24 +60,20 @@ class Detector:
             if hasattr(metric, 'classwise'):  # COCO's
                 # With masks too, the AP of each class would be that of the masks.
                 metric.classwise, metric.metrics = True, ['bbox']
-        found = dict.fromkeys(one['path'] for one in val_set.pictures)
+        shown = {one['path']: one['truth'] for one in val_set.pictures}
         model.to(get_device()).eval()
         with torch.no_grad():
             for batch in val_set.loader:
                 samples = model.val_step(batch)
                 evaluator.process(samples, batch)
-                for sample in samples:
-                    if sample.img_path in found:
-                        found[sample.img_path] = sample.pred_instances.cpu()
+                for sample in (one for one in samples if one.img_path in shown):
+                    found, truth = sample.pred_instances.cpu(), shown[sample.img_path]
+                    self.boxes[sample.img_path] = mark(found, truth, val_set.classes)
         metrics = evaluator.evaluate(val_set.size)
         named = {key.split('/', 1)[-1]: float(value) for key, value in metrics.items()}
         self.overall = next((v for k, v in named.items() if k.endswith('mAP')), None)
         aps = {name: named.get(f'{name}_precision') for name in val_set.classes}
         self.per_class = {name: ap for name, ap in aps.items() if ap is not None}
-        self.boxes = [
-            mark(found[p['path']], p['truth'], val_set.classes)
-            for p in val_set.pictures
-        ]
 
 
 class ValSet:
@@ -100,10 +97,11 @@ class ValSet:
     def __init__(self, config: Config) -> None:
         if config.get('val_dataloader') is None:
             raise ValueError('its config has no val_dataloader')
-        self.loader = Runner.build_dataloader(copy.deepcopy(config.val_dataloader), 0)
+        self.loader = Runner.build_dataloader(config.val_dataloader, 0)
         dataset = self.loader.dataset
-        ann_file = getattr(dataset, 'ann_file', None)
-        self.label = short_path(ann_file) if ann_file else type(dataset).__name__
+        self.label = short_path(
+            getattr(dataset, 'ann_file', '') or type(dataset).__name__
+        )
         self.size, self.classes = len(dataset), dataset.metainfo['classes']
         infos = [dataset.get_data_info(i) for i in range(self.size)]
         images = [(Path(info['img_path']).name, info['instances']) for info in infos]
@@ -130,16 +128,11 @@ def evaluate_runs(runs: Sequence[RunRecord]) -> tuple[list[ValSet], dict[str, st
     for load, role in ((_teacher, 'the teacher of '), (_student, '')):
         for run in runs:
             try:
-                if run.config.get('custom_imports'):
-                    import_modules_from_strings(**run.config.custom_imports)
-                init_default_scope(run.config.get('default_scope') or 'mmdet')
-                if (model := load(run)) is not None:
-                    with redirect_stdout(io.StringIO()):  # pycocotools prints
-                        detector = _evaluate(sets, run, model, role + run.name)
-                    (detector.pupils if role else detector.runs).append(run.name)
+                with redirect_stdout(io.StringIO()):  # pycocotools prints
+                    _evaluate(sets, run, load, role)
             except Exception as error:  # detectors and data of any kind
                 reasons[role + run.name] = str(error) or type(error).__name__
-    return [known for known in sets if known.detectors], reasons
+    return sets, reasons
 
 
 def _teacher(run: RunRecord) -> BaseModel | None:
@@ -162,19 +155,24 @@ def _student(run: RunRecord) -> BaseModel:
     return model
 
 
-def _evaluate(
-    sets: list[ValSet], run: RunRecord, model: BaseModel, name: str
-) -> Detector:
-    """Evaluate the model, or find what equal weights gave on equal images."""
-    own = ValSet(run.config)
+def _evaluate(sets: list[ValSet], run: RunRecord, load: Callable, role: str) -> None:
+    """Evaluate a model, or find what equal weights gave on equal images."""
+    if run.config.get('custom_imports'):
+        import_modules_from_strings(**run.config.custom_imports)
+    init_default_scope(run.config.get('default_scope') or 'mmdet')
+    model = load(run)
+    if model is None:
+        return
+    own, weights = ValSet(run.config), weights_sha256(model)
     val_set = next((one for one in sets if one.contents == own.contents), own)
+    if weights not in val_set.detectors:
+        text = f'evaluating {role}{run.name} on {own.size} images'
+        print(text, file=sys.stderr, flush=True)  # what goes to stdout is lost
+        val_set.detectors[weights] = Detector(own, run.config.val_evaluator, model)
     if val_set is own:
         sets.append(own)
-    weights = weights_sha256(model)
-    if weights not in val_set.detectors:
-        print(f'evaluating {name} on {own.size} images', file=sys.stderr, flush=True)
-        val_set.detectors[weights] = Detector(own, run.config.val_evaluator, model)
-    return val_set.detectors[weights]
+    found = val_set.detectors[weights]
+    (found.pupils if role else found.runs).append(run.name)
 
 
 def mark(
