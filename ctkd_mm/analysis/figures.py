@@ -59,10 +59,7 @@ def plot_curriculum(runs: Sequence[PathLike], out: PathLike) -> Path:
         lines = read_scalars(run)
         keys = keys_of(lines, 'tau')
         if not keys:
-            raise ValueError(
-                f'the log of {run} has no tau: it was not trained with CurriculumHook '
-                'or TemperatureLogHook, or its first logged iteration is still to come'
-            )
+            raise ValueError(f'the log of {run} has no tau: train with CurriculumHook')
         for key in keys:
             draw_curve(tau_axes, lines, key, label=run_name(run) + key[len('tau') :])
         draw_curve(lambda_axes, lines, 'lambda')

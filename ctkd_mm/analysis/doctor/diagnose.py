@@ -125,9 +125,7 @@ def diagnose_run(run: PathLike) -> dict[str, list[Finding]]:
     findings = diagnose_each(lines, _bounds(cfg.get('model')), by_epoch, ended)
     if not findings:
         raise ValueError(
-            f'the log of {run} has no tau of a learned temperature: add CurriculumHook '
-            "to custom_hooks and temperature=dict(type='ctkd_mm.GlobalTemperature') to "
-            'the loss, and wait for the first logged iteration'
+            f'the log of {run} has no learned tau: it takes CurriculumHook and CTKDLoss'
         )
     return findings
 

@@ -71,9 +71,8 @@ class TemperatureDoctorHook(Hook):
         warnings = {}
         if not found:
             warnings['TemperatureDoctorHook judges nothing'] = (
-                f'{self.log} has no learned tau. It needs default_hooks.logger, a '
-                'LocalVisBackend in visualizer, CurriculumHook in custom_hooks, and '
-                "a learned temperature in the loss (type='ctkd_mm.GlobalTemperature')"
+                f'{self.log} has no learned tau. It needs default_hooks.logger, '
+                'LocalVisBackend, CurriculumHook and a learned temperature in the loss'
             )
         for suffix, findings in found.items():
             for finding in findings:

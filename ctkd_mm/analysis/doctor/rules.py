@@ -145,9 +145,10 @@ def frozen(track: Track) -> Finding | None:
     at_an_end = not SATURATED_SHARE <= track.x[-1] <= 1 - SATURATED_SHARE
     if span >= FROZEN_SHARE or at_an_end or track.is_young():
         return None
-    lambdas = f'while lambda summed up to {track.full_epochs():.3g} epochs'
-    seen = f'{track.summary()}: {span:.2%} of the range, {lambdas}'
-    return Finding('frozen', seen)
+    seen = (
+        f'{span:.2%} of the range, while lambda summed up to {track.full_epochs():.3g}'
+    )
+    return Finding('frozen', f'{track.summary()}: {seen} epochs')
 
 
 def oscillating(track: Track) -> Finding | None:

@@ -99,9 +99,8 @@ class ValSet:
             raise ValueError('its config has no val_dataloader')
         self.loader = Runner.build_dataloader(config.val_dataloader, 0)
         dataset = self.loader.dataset
-        self.label = short_path(
-            getattr(dataset, 'ann_file', '') or type(dataset).__name__
-        )
+        name = getattr(dataset, 'ann_file', '') or type(dataset).__name__
+        self.label = short_path(name)
         self.size, self.classes = len(dataset), dataset.metainfo['classes']
         infos = [dataset.get_data_info(i) for i in range(self.size)]
         images = [(Path(info['img_path']).name, info['instances']) for info in infos]
@@ -166,8 +165,8 @@ def _evaluate(sets: list[ValSet], run: RunRecord, load: Callable, role: str) -> 
     own, weights = ValSet(run.config), weights_sha256(model)
     val_set = next((one for one in sets if one.contents == own.contents), own)
     if weights not in val_set.detectors:
-        text = f'evaluating {role}{run.name} on {own.size} images'
-        print(text, file=sys.stderr, flush=True)  # what goes to stdout is lost
+        # What goes to stdout is lost.
+        print(f'evaluating {role}{run.name}, {own.size} images', file=sys.stderr)
         val_set.detectors[weights] = Detector(own, run.config.val_evaluator, model)
     if val_set is own:
         sets.append(own)

@@ -90,10 +90,9 @@ def _draw(key: str, logs: Sequence[list[dict]], xlabel: str) -> str:
         for lines in logs:
             few = sum(key in line for line in lines) < 25
             draw_curve(axes, lines, key, marker='o' * few, markersize=4, lw=1.6)
-        axes.set_xlabel(xlabel)
         axes.spines[['top', 'right']].set_visible(False)
         axes.grid(alpha=0.25)
-        axes.set_xlim(left=0)
+        axes.set(xlabel=xlabel, xlim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=7)
         file = io.StringIO()
         figure.savefig(file, format='svg', transparent=True, metadata=dict(Date=None))

@@ -77,8 +77,7 @@ def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
     return dict(
         run=run,
         final=last.get(run.metric),
-        best=best.get(run.metric),
-        best_at=best.get('step'),
+        best=best,
         ap50=next((v for k, v in last.items() if k.endswith('mAP_50')), None),
         parameters=next((d.parameters for d in detectors if run.name in d.runs), None),
         minutes=training_minutes(run.scalars),

@@ -13,13 +13,12 @@ from mmengine.runner import Runner
 
 from ctkd_mm.utils.config import bare, walk
 
-from ..run_log import LOG, PathLike, read_config, read_metrics, read_scalars
+from ..run_log import PathLike, find_logs, read_config, read_metrics, read_scalars
 
 # Of the environment that MMEngine logs, what may explain a difference.
 ENVIRONMENT = re.compile(
-    r'^ {4}(Python|PyTorch|CUDA available|GPU [\d,]+|NVCC|TorchVision|OpenCV|MMEngine'
-    r'|seed|deterministic|cudnn_benchmark|GPU number|Distributed launcher): (.+)$',
-    re.MULTILINE,
+    r'(?m)^ {4}(Python|PyTorch|CUDA available|GPU [\d,]+|NVCC|TorchVision|OpenCV|seed|'
+    r'MMEngine|deterministic|cudnn_benchmark|GPU number|Distributed launcher): (.+)$'
 )
 
 
@@ -43,14 +42,12 @@ class RunRecord:
     """
 
     def __init__(self, name: str, path: Path) -> None:
-        if not path.is_dir():
-            raise FileNotFoundError(f'{path} is no folder: expected a work directory')
         self.name, self.path, self.checkpoint = name, path, _checkpoint(path)
         self.scalars, self.metrics = read_scalars(path), read_metrics(path)
         self.config = read_config(path)
         self.model = self.config.get('model') or {}
         # A test in the same folder has no scalars.
-        start = sorted(path.glob(LOG))[-1].parents[1]
+        start = find_logs(path)[-1].parents[1]
         texts = (log.read_text(errors='replace') for log in sorted(start.glob('*.log')))
         # The config follows, and may repeat a key.
         environment = next(texts, '').partition('Config:')[0]
@@ -59,7 +56,7 @@ class RunRecord:
     @property
     def seed(self) -> Any:
         """The seed that was used, None where neither log nor config has it."""
-        configured = (self.config.get('randomness') or {}).get('seed')
+        configured = self.config.get('randomness', {}).get('seed')
         return self.environment.get('seed', configured)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -26,8 +26,7 @@ from ctkd_mm.models.temperatures.learned import LearnedTemperature
 MOST_ROWS = 8192
 
 
-@dataclass
-class Rows:
+class Rows(NamedTuple):
     """Both models' logits for the same places, and the loss between them.
 
     Args:
@@ -41,10 +40,6 @@ class Rows:
     preds_T: Tensor
     labels: Tensor
     loss_kd: nn.Module
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.preds_S)
 
     def loss(self, tau: float) -> float:
         """Mean over the rows of the loss at a temperature, without its weight.
@@ -79,8 +74,7 @@ class Rows:
 
     def select(self, rows: Tensor) -> Rows:
         """Return some of the rows, by a mask or by indices."""
-        kept = (preds[rows] for preds in (self.preds_S, self.preds_T, self.labels))
-        return Rows(*kept, self.loss_kd)
+        return Rows(*(field[rows] for field in self[:3]), self.loss_kd)
 
 
 class Seen:
@@ -119,12 +113,9 @@ class Seen:
 
     def parts(self) -> dict[str, Rows]:
         """Return all rows, and before them foreground and background if not empty."""
-        steps = [(r.preds_S, r.preds_T, r.labels) for r in self._steps if len(r)]
+        steps = [rows[:3] for rows in self._steps if len(rows.labels)]
         if not steps:
-            raise ValueError(
-                f'{self.name} was shown no logits: the images gave no RoI. Take more '
-                'images, or images with boxes (train_dataloader.dataset)'
-            )
+            raise ValueError(f'{self.name} got no logits: take more images, with boxes')
         rows = Rows(*map(torch.cat, zip(*steps)), self.loss)
         background = rows.labels == self.num_classes
         foreground = (rows.labels >= 0) & ~background
@@ -135,10 +126,10 @@ class Seen:
 
 def _sample(rows: Rows) -> Rows:
     """Draw at most ``MOST_ROWS``; those of sigmoids as often as they weigh."""
-    if isinstance(rows.loss_kd, BernoulliCTKDLoss) and len(rows):
+    if isinstance(rows.loss_kd, BernoulliCTKDLoss) and len(rows.labels):
         weights = rows.preds_T.amax(dim=1).sigmoid() ** rows.loss_kd.confidence
         return rows.select(weights.multinomial(MOST_ROWS, replacement=True))
-    return rows.select(torch.randperm(len(rows))[:MOST_ROWS].sort().values)
+    return rows.select(torch.randperm(len(rows.labels))[:MOST_ROWS].sort().values)
 
 
 def collect(
@@ -160,8 +151,7 @@ def collect(
             fit, and whatever a training would refuse.
     """
     cfg = copy.deepcopy(cfg)
-    randomness = cfg.get('randomness') or {}
-    cfg.randomness = {**randomness, 'seed': randomness.get('seed') or 0}
+    cfg.randomness = {'seed': 0, **cfg.get('randomness', {})}
     runner = start(cfg, _StopAtOnce())
     model, loader = runner.model.train(), runner.train_dataloader
     if student is not None:
@@ -189,8 +179,7 @@ def watch(model: BaseModel) -> list[Seen]:
     found = {k: v for k, v in found.items() if isinstance(v, LearnedTemperature)}
     if not found:
         raise ValueError(
-            f'model.type={type(model).__name__} has no learnable temperature: give a '
-            'config such as those in configs/ctkd, for example of the same pair'
+            f'{type(model).__name__} has no learnable temperature: take a ctkd config'
         )
     head = None
     if hasattr(model, 'student_stage'):

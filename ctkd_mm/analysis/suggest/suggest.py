@@ -10,6 +10,9 @@ from ctkd_mm.analysis.figures import save
 from ctkd_mm.analysis.suggest.shown_logits import Rows, collect
 from ctkd_mm.analysis.suggest.tau_curve import TauCurve
 
+LEGEND = """\
+std of a row of logits, margin of its highest over the next; T teacher, S student
+peak: the highest loss; at tau: where (none: it rises to the end); end: for large tau"""
 COLOURS = dict(all='tab:blue', foreground='tab:green', background='tab:orange')
 
 
@@ -65,15 +68,9 @@ def _table(parts: dict[str, Rows], curves: dict[str, TauCurve]) -> list[str]:
         curve = curves[part]
         figures = *rows.spread(), curve.supremum, curve.peak, curve.limit
         cells = ('none' if x is None else f'{x:.3g}' for x in figures)
-        table[part] = (str(len(rows)), *cells)
+        table[part] = (str(len(rows.labels)), *cells)
     lines = [f'{k:<10}' + ''.join(f'{x:>10}' for x in v) for k, v in table.items()]
-    return [
-        *lines,
-        'std of a row of logits, margin of its highest over the next; T teacher, S '
-        'student',
-        'peak: the highest loss; at tau: where (none: it rises to the end); end: for '
-        'large tau',
-    ]
+    return [*lines, LEGEND]
 
 
 def config_key(name: str, cfg: Config) -> str:

@@ -68,13 +68,11 @@ class TauCurve:
         self.taus = scale * np.geomspace(LOWEST, HIGHEST, SAMPLES)
         self.heights = np.array([height(tau) for tau in self.taus])
         self.limit, self.supremum = self.heights[-1], self.heights.max()
-        finite = np.isfinite(self.heights).all()
-        if not finite or self.supremum < SMALLEST * scale**2:
-            fault = 'not all logits are finite, or all are equal'
-            if finite:
-                fault = 'student and teacher agree everywhere: do they share weights?'
+        if not self.supremum > SMALLEST * scale**2:  # NaN is refused too
             raise ValueError(
-                f'{fault} (highest loss {self.supremum:.3g}, logit scale {scale:.3g})'
+                'student and teacher agree everywhere (do they share weights?), or not '
+                f'all logits are finite: highest loss {self.supremum:.3g}, logit scale '
+                f'{scale:.3g}'
             )
         self.peak = None
         if self.supremum >= 1.001 * self.limit:

@@ -367,7 +367,7 @@ def test_the_defaults_are_those_of_a_learned_temperature():
 def test_a_temperature_that_learns_nothing_is_refused(tmp_path):
     model = "dict(temperature=dict(type='ctkd_mm.ConstantTemperature', tau=3))"
     write_run(tmp_path, run(lambda t: 3), model)
-    with pytest.raises(ValueError, match='has no tau of a learned'):
+    with pytest.raises(ValueError, match='has no learned tau'):
         diagnose_run(tmp_path)
 
 
@@ -389,5 +389,5 @@ def test_the_tool_prints_verdicts_and_its_status_tells_the_worst(tmp_path, capsy
     out, err = capsys.readouterr()
     assert f'{bad}, tau: floor\n  tau is at its floor, 2, since epoch 4' in out
     assert f'{good}, tau: healthy\n  tau went from' in out
-    assert f'{none} cannot be judged. the log of {none} has no tau of a' in err
+    assert f'{none} cannot be judged. the log of {none} has no learned tau' in err
     assert f'{tmp_path / "empty"} has no JSON log' in err

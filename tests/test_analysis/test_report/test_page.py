@@ -374,9 +374,9 @@ def test_a_folder_without_a_run_is_refused_on_the_command_line(tmp_path):
 
     with pytest.raises(SystemExit, match='is not written.*has no JSON log'):
         report([str(tmp_path), '--out', str(tmp_path / 'report.html')])
-    log = write_log(tmp_path, '1', [train_line(1)])
-    with pytest.raises(SystemExit, match='is not written.*is no folder'):
-        report([str(log), '--out', str(tmp_path / 'report.html')])
+    write_log(tmp_path, '1', [train_line(1)])
+    with pytest.raises(SystemExit, match='is not written.*config.py'):
+        report([str(tmp_path), '--out', str(tmp_path / 'report.html')])
 
 
 @pytest.mark.start
