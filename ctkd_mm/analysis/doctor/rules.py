@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,7 @@ ITERATIONS_PER_EPOCH = 5000
 RATE = "the temperature's lr_mult in optim_wrapper.paramwise_cfg.custom_keys"
 ADVICE = {
     'non-finite': f'Lower optim_wrapper.optimizer.lr or {RATE}. With AMP, set '
-    "optim_wrapper.dtype='bfloat16' or train without AMP. default_hooks.finite = "
-    "dict(type='ctkd_mm.FiniteHook') stops before the weights are harmed",
+    "optim_wrapper.dtype='bfloat16'. FiniteHook stops before the weights are harmed",
     'floor': f'If it fell there within a few epochs, lower {RATE}, or lambda_max of '
     'CurriculumHook. If it falls again, the best tau is lower: lower '
     'temperature.tau_init, or take a constant temperature',
@@ -35,13 +34,12 @@ ADVICE = {
     "With float16 AMP, try optim_wrapper.dtype='bfloat16'",
     'oscillating': f'Divide {RATE} by ten, or lower lambda_max of CurriculumHook',
     'no ramp': "custom_hooks needs dict(type='ctkd_mm.CurriculumHook', end=5). Its end "
-    'is a part of the training: in epochs, or with by_epoch=False in iterations. The '
-    'paper ramps for 5 of 120 epochs. If end=1 was meant, ignore this',
+    'is a part of the training: in epochs, or with by_epoch=False in iterations. If '
+    'end=1 was meant, ignore this',
 }
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One verdict on a temperature.
 
     Args:
@@ -145,9 +143,7 @@ def frozen(track: Track) -> Finding | None:
     at_an_end = not SATURATED_SHARE <= track.x[-1] <= 1 - SATURATED_SHARE
     if span >= FROZEN_SHARE or at_an_end or track.is_young():
         return None
-    seen = (
-        f'{span:.2%} of the range, while lambda summed up to {track.full_epochs():.3g}'
-    )
+    seen = f'{span:.2%} of the range while lambda adds up to {track.full_epochs():.3g}'
     return Finding('frozen', f'{track.summary()}: {seen} epochs')
 
 
@@ -182,17 +178,16 @@ def no_ramp(track: Track) -> Finding | None:
     """Look for a lambda that did not grow in its time."""
     if track.time[-1] < RAMP_EPOCHS or track.time[0] > 1:  # its beginning is missing
         return None
-    last, until = track.lambda_[-1], when(track.lines[-1])
+    first, last = track.lambda_[[0, -1]]
     an_epoch_before = track.lambda_[track.time <= track.time[-1] - 1][-1]
-    seen = ''
-    if not any('lambda' in line for line in track.lines):
-        seen = 'the log has no lambda'
     # While it is 0, its ramp may still begin.
-    elif np.ptp(track.lambda_) == 0 and (track.ended or last):
-        seen = f'lambda is {last:g} from the start to {until}'
-    elif track.ended and an_epoch_before < last < RAMPED_LAMBDA:
-        seen = f'lambda is only {last:.3g} at the end, {until}'
-    return Finding('no ramp', seen) if seen else None
+    constant = np.ptp(track.lambda_) == 0 and (track.ended or last)
+    if not constant and not (track.ended and an_epoch_before < last < RAMPED_LAMBDA):
+        return None
+    logged = any('lambda' in line for line in track.lines)
+    name = 'lambda' if logged else 'lambda, which is not logged and counts as 1,'
+    seen = f'{name} went from {first:.3g} to {last:.3g} until {when(track.lines[-1])}'
+    return Finding('no ramp', seen)
 
 
 RULES = (saturated, frozen, oscillating, no_ramp)
