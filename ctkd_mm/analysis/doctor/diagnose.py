@@ -120,8 +120,7 @@ def diagnose_run(run: PathLike) -> dict[str, list[Finding]]:
     train_cfg = cfg.get('train_cfg') or {}
     by_epoch = 'max_iters' not in train_cfg
     unit, end = ('epoch', 'max_epochs') if by_epoch else ('step', 'max_iters')
-    last = lines[-1] if lines else {}
-    ended = last.get(unit, 0) >= (train_cfg.get(end) or 0)
+    ended = any(line.get(unit, 0) >= (train_cfg.get(end) or 0) for line in lines)
     findings = diagnose_each(lines, _bounds(cfg.get('model')), by_epoch, ended)
     if not findings:
         raise ValueError(

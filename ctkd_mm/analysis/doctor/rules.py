@@ -34,8 +34,7 @@ ADVICE = {
     "With float16 AMP, try optim_wrapper.dtype='bfloat16'",
     'oscillating': f'Divide {RATE} by ten, or lower lambda_max of CurriculumHook',
     'no ramp': "custom_hooks needs dict(type='ctkd_mm.CurriculumHook', end=5). Its end "
-    'is a part of the training: in epochs, or with by_epoch=False in iterations. If '
-    'end=1 was meant, ignore this',
+    'is a part of the training: in epochs, or with by_epoch=False in iterations',
 }
 
 

@@ -24,7 +24,7 @@ from ctkd_mm.models.teachers.load import build_detector, load_teacher
 from ctkd_mm.utils.weights import weights_sha256
 
 from ..run_log import load_student, short_path
-from .figures import make_box, picture
+from .figures import make_box, make_picture
 from .runs import RunRecord
 
 PICTURES = 4
@@ -44,7 +44,7 @@ class Detector:
         parameters: How many numbers are trained in it, temperatures not counted.
         overall: mAP over all classes, None where the evaluator gives none.
         per_class: Box AP of each class, empty unless the evaluator is COCO's.
-        boxes: What :func:`mark` returns, by the path of a picture.
+        boxes: For each picture, what :func:`mark_hits` returns.
         runs: Names of the runs that trained it.
         pupils: Names of the runs that learned from it.
     """
@@ -52,7 +52,6 @@ class Detector:
     def __init__(self, val_set: ValSet, evaluator: Any, model: BaseModel) -> None:
         self.runs: list[str] = []
         self.pupils: list[str] = []
-        self.boxes: dict[str, list[dict]] = {}
         self.parameters = sum(p.numel() for p in model.parameters())
         evaluator = Evaluator(copy.deepcopy(evaluator))
         evaluator.dataset_meta = val_set.loader.dataset.metainfo
@@ -60,15 +59,17 @@ class Detector:
             if hasattr(metric, 'classwise'):  # COCO's
                 # With masks too, the AP of each class would be that of the masks.
                 metric.classwise, metric.metrics = True, ['bbox']
-        shown = {one['path']: one['truth'] for one in val_set.pictures}
+        truths = {one['path']: one['truth'] for one in val_set.pictures}
+        boxes = {}
         model.to(get_device()).eval()
         with torch.no_grad():
             for batch in val_set.loader:
                 samples = model.val_step(batch)
                 evaluator.process(samples, batch)
-                for sample in (one for one in samples if one.img_path in shown):
-                    found, truth = sample.pred_instances.cpu(), shown[sample.img_path]
-                    self.boxes[sample.img_path] = mark(found, truth, val_set.classes)
+                for sample in (one for one in samples if one.img_path in truths):
+                    found, path = sample.pred_instances.cpu(), sample.img_path
+                    boxes[path] = mark_hits(found, truths[path], val_set.classes)
+        self.boxes = [boxes[one['path']] for one in val_set.pictures]
         metrics = evaluator.evaluate(val_set.size)
         named = {key.split('/', 1)[-1]: float(value) for key, value in metrics.items()}
         self.overall = next((v for k, v in named.items() if k.endswith('mAP')), None)
@@ -98,15 +99,14 @@ class ValSet:
         if config.get('val_dataloader') is None:
             raise ValueError('its config has no val_dataloader')
         self.loader = Runner.build_dataloader(config.val_dataloader, 0)
-        dataset = self.loader.dataset
-        name = getattr(dataset, 'ann_file', '') or type(dataset).__name__
-        self.label = short_path(name)
-        self.size, self.classes = len(dataset), dataset.metainfo['classes']
-        infos = [dataset.get_data_info(i) for i in range(self.size)]
+        data = self.loader.dataset
+        self.label = short_path(getattr(data, 'ann_file', '') or type(data).__name__)
+        self.size, self.classes = len(data), data.metainfo['classes']
+        infos = [data.get_data_info(i) for i in range(self.size)]
         images = [(Path(info['img_path']).name, info['instances']) for info in infos]
         self.contents = self.classes, images
         shown = infos[:: max(1, self.size // PICTURES)][:PICTURES]
-        self.pictures = [picture(info, self.classes) for info in shown]
+        self.pictures = [make_picture(info, self.classes) for info in shown]
         self.detectors: dict[str, Detector] = {}
 
 
@@ -118,9 +118,9 @@ def evaluate_runs(runs: Sequence[RunRecord]) -> tuple[list[ValSet], dict[str, st
 
     Returns:
         The validation sets, one for all runs on the same images with the same
-        annotations; and why something could not be evaluated, by what it is.
+        annotations; and the reasons of what could not be evaluated, by its name.
     """
-    # Else each checkpoint is logged, and COCO's tables.
+    # Without it each checkpoint and COCO's tables are logged.
     MMLogger.get_instance('report', log_level='WARNING')
     sets: list[ValSet] = []
     reasons: dict[str, str] = {}
@@ -165,7 +165,7 @@ def _evaluate(sets: list[ValSet], run: RunRecord, load: Callable, role: str) -> 
     own, weights = ValSet(run.config), weights_sha256(model)
     val_set = next((one for one in sets if one.contents == own.contents), own)
     if weights not in val_set.detectors:
-        # What goes to stdout is lost.
+        # Standard output is redirected, see evaluate_runs.
         print(f'evaluating {role}{run.name}, {own.size} images', file=sys.stderr)
         val_set.detectors[weights] = Detector(own, run.config.val_evaluator, model)
     if val_set is own:
@@ -174,17 +174,17 @@ def _evaluate(sets: list[ValSet], run: RunRecord, load: Callable, role: str) -> 
     (found.pupils if role else found.runs).append(run.name)
 
 
-def mark(
+def mark_hits(
     found: InstanceData, truth: Sequence[dict], classes: Sequence[str]
 ) -> list[dict]:
-    """Say for each detection with a score >= ``SCORE_THR`` whether it finds an object.
+    """Tell hits from misses among the detections with a score >= ``SCORE_THR``.
 
     Highest score first, a detection is a hit if an object of its class that no other
     has found overlaps with it by an IoU >= ``IOU_THR``.
 
     Args:
         found: ``bboxes`` (N, 4), x1 y1 x2 y2 in pixels, ``scores`` and ``labels`` (N,).
-        truth: The objects, from :func:`picture`.
+        truth: The objects, from :func:`make_picture`.
         classes: Names by label.
 
     Returns:

@@ -26,7 +26,7 @@ LOGGED = {
 POINTS = 400  # of a curve, about
 INK = '#010203'  # stands for the page's own text colour
 LONG_SIDE = 480  # pixels of a picture in the page
-FONTS = 20  # a picture is as wide as the font is high this many times
+FONTS = 20  # heights of the font in the width of a picture
 LETTER = 0.65  # heights of the font: the mean width of a bold letter or digit
 
 
@@ -47,14 +47,14 @@ def draw_figures(runs: Sequence[RunRecord]) -> dict[str, str]:
         f'Validation: {metric}': _draw(metric, scores, step)
         for metric in dict.fromkeys(run.metric for run in runs if run.metric)
     }
-    logs = [thinned(run.scalars) for run in runs]
+    logs = [thin_out(run.scalars) for run in runs]
     for stem, title in LOGGED.items():
         for key in keys_of(chain(*logs), stem):
             figures[title + key[len(stem) :]] = _draw(key, logs, 'iteration')
     return figures
 
 
-def thinned(lines: Sequence[dict]) -> list[dict]:
+def thin_out(lines: Sequence[dict]) -> list[dict]:
     """Take about ``POINTS`` lines, and add the sum of the distillation losses.
 
     Args:
@@ -75,16 +75,14 @@ def thinned(lines: Sequence[dict]) -> list[dict]:
 
 
 def _draw(key: str, logs: Sequence[list[dict]], xlabel: str) -> str:
-    import matplotlib
-    from cycler import cycler
+    from matplotlib import cycler, rc_context
     from matplotlib.figure import Figure
 
     inks = ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color')
     style = dict.fromkeys((*inks, 'ytick.color'), INK)
     style.update({'svg.fonttype': 'none', 'svg.hashsalt': key, 'font.size': 9})
-    dashes = cycler(linestyle=('-', '--', ':'))
-    style['axes.prop_cycle'] = dashes * cycler(color=COLORS)
-    with matplotlib.rc_context(style):
+    style['axes.prop_cycle'] = cycler(linestyle=('-', '--', ':')) * cycler(color=COLORS)
+    with rc_context(style):
         figure = Figure(figsize=(4.6, 2.7), layout='constrained')
         axes = figure.subplots()
         for lines in logs:
@@ -100,7 +98,7 @@ def _draw(key: str, logs: Sequence[list[dict]], xlabel: str) -> str:
     return svg[svg.index('<svg') :].replace(INK, 'currentColor')
 
 
-def picture(info: dict, classes: Sequence[str]) -> dict:
+def make_picture(info: dict, classes: Sequence[str]) -> dict:
     """Make an image of a data set ready to be shown with its ground truth.
 
     Args:
@@ -149,7 +147,7 @@ def place_labels(boxes: Sequence[dict], picture: dict) -> list[dict]:
 
     Args:
         boxes: Each from :func:`make_box`.
-        picture: From :func:`picture`; its ``width``, ``height`` and ``font`` count.
+        picture: Its ``width``, ``height`` and ``font``, see :func:`make_picture`.
 
     Returns:
         For each text that has a place its box, with ``x`` and ``y``, the upper left

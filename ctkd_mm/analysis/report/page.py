@@ -53,7 +53,7 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
         environment.filters[function.__name__] = function
     page = environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(
         runs=records,
-        rows=[_row(run, sets) for run in records],
+        rows=[_table_row(run, sets) for run in records],
         colors={r.name: COLORS[i % len(COLORS)] for i, r in enumerate(records)},
         figures=draw_figures(records),
         verdicts=verdicts,
@@ -69,13 +69,12 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
     return Path(out)
 
 
-def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
-    """What the table of runs shows of one run."""
+def _table_row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
+    """Collect what the table of runs shows of one run."""
     known = [line for line in run.metrics if run.metric in line] or [{}]
     best, last = max(known, key=lambda line: line.get(run.metric, 0)), known[-1]
     detectors = [d for one in sets for d in one.detectors.values()]
     return dict(
-        run=run,
         final=last.get(run.metric),
         best=best,
         ap50=next((v for k, v in last.items() if k.endswith('mAP_50')), None),

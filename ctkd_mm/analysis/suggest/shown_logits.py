@@ -77,7 +77,7 @@ class Rows(NamedTuple):
         return Rows(*(field[rows] for field in self[:3]), self.loss_kd)
 
 
-class Seen:
+class LogitRecorder:
     """Keeps the logits that a temperature is called with.
 
     Args:
@@ -134,7 +134,7 @@ def _sample(rows: Rows) -> Rows:
 
 def collect(
     cfg: Config, images: int, student: PathLike | None = None
-) -> tuple[int, list[Seen]]:
+) -> tuple[int, list[LogitRecorder]]:
     """Run the first steps of a training forward and keep its logits.
 
     Args:
@@ -144,7 +144,7 @@ def collect(
         student: See :func:`load_student`; None leaves it as initialised.
 
     Returns:
-        How many images there were, and a :class:`Seen` for each learnable temperature.
+        How many images there were, and a recorder for each learnable temperature.
 
     Raises:
         ValueError: If the model has no learnable temperature, the checkpoint does not
@@ -173,7 +173,7 @@ class _StopAtOnce(Hook):
         raise Stop
 
 
-def watch(model: BaseModel) -> list[Seen]:
+def watch(model: BaseModel) -> list[LogitRecorder]:
     """Watch the learnable temperatures of a model; see :func:`collect`."""
     found = find_temperatures(model)
     found = {k: v for k, v in found.items() if isinstance(v, LearnedTemperature)}
@@ -184,4 +184,4 @@ def watch(model: BaseModel) -> list[Seen]:
     head = None
     if hasattr(model, 'student_stage'):
         head = box_head('architecture', model.student, model.student_stage)
-    return [Seen(name, model, head) for name in found]
+    return [LogitRecorder(name, model, head) for name in found]

@@ -50,12 +50,12 @@ def suggest_temperature(
     count, found = collect(cfg, images, student)
     known = 'as initialised' if student is None else f'from {student}'
     report, curves = [f'{count} training images, student {known}'], {}
-    for seen in found:
-        parts = seen.parts()
+    for recorder in found:
+        parts = recorder.parts()
         own = {part: TauCurve(rows.loss, rows.scale()) for part, rows in parts.items()}
-        curves[seen.name] = own
+        curves[recorder.name] = own
         report += ['', *_table(parts, own), '']
-        key, suggested = config_key(seen.name, cfg), own['all'].tau_range()
+        key, suggested = config_key(recorder.name, cfg), own['all'].tau_range()
         options = (f'{key}.{k}={v:.3g}' for k, v in suggested._asdict().items())
         report.append(' '.join(['--cfg-options', *options]))
     return [*report, '', f'{draw(curves, out)} shows the curve']

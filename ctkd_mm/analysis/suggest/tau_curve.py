@@ -70,9 +70,8 @@ class TauCurve:
         self.limit, self.supremum = self.heights[-1], self.heights.max()
         if not self.supremum > SMALLEST * scale**2:  # NaN is refused too
             raise ValueError(
-                'student and teacher agree everywhere (do they share weights?), or not '
-                f'all logits are finite: highest loss {self.supremum:.3g}, logit scale '
-                f'{scale:.3g}'
+                'student and teacher agree everywhere, or not all logits are finite: '
+                f'the highest loss is {self.supremum:.3g}, the logit scale {scale:.3g}'
             )
         self.peak = None
         if self.supremum >= 1.001 * self.limit:

@@ -8,7 +8,7 @@ import random
 import pytest
 from helpers.run_logs import train_line
 
-from ctkd_mm.analysis.report.figures import POINTS, place_labels, thinned
+from ctkd_mm.analysis.report.figures import POINTS, place_labels, thin_out
 
 
 def box(*corners: float, text: str = 'a 0.90') -> dict:
@@ -53,15 +53,15 @@ def test_no_text_covers_another(letter):
 
 def test_a_long_log_is_thinned_and_keeps_its_last_line():
     lines = [train_line(step) for step in range(1, 10 * POINTS + 8)]
-    steps = [line['step'] for line in thinned(lines)]
+    steps = [line['step'] for line in thin_out(lines)]
     assert POINTS <= len(steps) <= POINTS + 1
     assert steps == sorted(steps) and steps[-1] == 10 * POINTS + 7
 
 
 def test_losses_are_summed_with_and_without_distillation():
     terms = {'distill.loss_kd': 0.25, 'distill.loss_pkd': 0.125}
-    (with_them,) = thinned([train_line(1, **terms)])
+    (with_them,) = thin_out([train_line(1, **terms)])
     assert with_them['distillation'] == 0.375
     assert with_them['task'] == 1 - 0.375
-    (alone,) = thinned([train_line(1)])
+    (alone,) = thin_out([train_line(1)])
     assert 'distillation' not in alone and alone['task'] == 1

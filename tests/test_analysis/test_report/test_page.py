@@ -206,9 +206,9 @@ def test_the_ap_of_each_class_is_that_of_its_detections(student_run):
         assert ap == float(label < 5) if label in there else math.isnan(ap)
     mean = len([label for label in there if label < 5]) / len(there)
     assert detector.overall == pytest.approx(mean, abs=5e-4)
-    for picture in val_set.pictures:
+    for boxes, picture in zip(detector.boxes, val_set.pictures):
         of_first = [box['label'] < 5 for box in picture['truth']]
-        hits = [box['kind'] == 'hit' for box in detector.boxes[picture['path']]]
+        hits = [box['kind'] == 'hit' for box in boxes]
         assert sorted(hits) == sorted(of_first)
     assert len(val_set.pictures) == 4
 
@@ -367,6 +367,19 @@ def test_runs_validated_on_other_images_are_not_compared(
     page = write_report(folders, tmp_path / 'report.html').read_text()
     assert 'validated on 2 different sets' in page
     assert page.count('box AP, mean over') == 2
+
+
+def test_runs_validated_on_copies_of_a_set_share_its_pictures(
+    pair, digits, student_run, tmp_path
+):
+    copied = shutil.copytree(digits, tmp_path / 'digits')
+    config = student_run / START / 'vis_data' / 'config.py'
+    cfg = Config.fromfile(config)
+    cfg.val_dataloader.dataset.data_root = str(copied)
+    cfg.dump(config)
+    page = write_report([pair[0], student_run], tmp_path / 'report.html').read_text()
+    assert page.count('<image id="picture-1-') == 4
+    assert page.count('<use href="#picture-1-') == 2 * 4
 
 
 def test_a_folder_without_a_run_is_refused_on_the_command_line(tmp_path):

@@ -19,7 +19,12 @@ from ctkd_mm import (
     bernoulli_kl_div,
 )
 from ctkd_mm.analysis.run_log import load_student
-from ctkd_mm.analysis.suggest.shown_logits import MOST_ROWS, Seen, collect, watch
+from ctkd_mm.analysis.suggest.shown_logits import (
+    MOST_ROWS,
+    LogitRecorder,
+    collect,
+    watch,
+)
 
 
 class Step(nn.Module):
@@ -30,7 +35,7 @@ class Step(nn.Module):
         self.loss, self.loss_cls = loss(ConstantTemperature(1)), nn.Identity()
         self.loss_cls.forward = lambda preds, labels: preds
         self.num_classes = 4
-        self.seen = Seen('loss.temperature', self, self)
+        self.seen = LogitRecorder('loss.temperature', self, self)
 
     def forward(self, preds_S, preds_T, labels=None):
         if labels is not None:
