@@ -57,7 +57,7 @@ class Finding(NamedTuple):
 
 
 class Track:
-    """How one finite tau moved.
+    """The values of one tau over a training, all of them finite.
 
     Args:
         lines: Logged lines, at least one, as ``diagnose`` takes them.
@@ -137,7 +137,7 @@ def saturated(track: Track) -> Finding | None:
 
 
 def frozen(track: Track) -> Finding | None:
-    """Look for a temperature that does not move, elsewhere than at an end."""
+    """Look for a temperature that stays in one place, but not at an end."""
     span = np.ptp(track.x)
     at_an_end = not SATURATED_SHARE <= track.x[-1] <= 1 - SATURATED_SHARE
     if span >= FROZEN_SHARE or at_an_end or track.is_young():
@@ -174,7 +174,7 @@ def _count_swings(x: np.ndarray, size: float) -> int:
 
 
 def no_ramp(track: Track) -> Finding | None:
-    """Look for a lambda that did not grow in its time."""
+    """Look for a lambda that is constant, or still small when the training ends."""
     if track.time[-1] < RAMP_EPOCHS or track.time[0] > 1:  # its beginning is missing
         return None
     first, last = track.lambda_[[0, -1]]
