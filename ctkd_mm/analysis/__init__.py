@@ -1,4 +1,4 @@
-"""Insight into runs and pairs: logs, doctor, suggestion, report."""
+"""Reads, judges and compares runs, and suggests temperatures."""
 
 from ctkd_mm.utils.lazy import face
 

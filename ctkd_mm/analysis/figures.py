@@ -1,4 +1,4 @@
-"""Curves of what was logged, and a picture of the curriculum: tau and lambda."""
+"""Draws curves of what was logged, and the curriculum: tau and lambda."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any, Iterable, Sequence
 from ctkd_mm.analysis.run_log import PathLike, read_scalars, run_name
 
 
-def draw_curve(
-    axes: Any, lines: Iterable[dict], key: str, *style: str, **styles: Any
-) -> None:
+def draw_curve(axes: Any, lines: Iterable[dict], key: str, **style: Any) -> None:
     """Draw a logged value over ``step``, with its band from minimum to maximum.
 
     Args:
@@ -19,12 +17,11 @@ def draw_curve(
         lines: What was logged; lines without the key are left out.
         key: Key of the value. Where ``tau.0`` has a band, its ends are ``tau_min.0``
             and ``tau_max.0``.
-        style: Format of the line, as ``plot`` takes it.
-        styles: More of its looks, as ``plot`` takes them.
+        style: Properties of the line, as ``plot`` takes them.
     """
     lines = [line for line in lines if key in line]
     steps = [line['step'] for line in lines]
-    (drawn,) = axes.plot(steps, [line[key] for line in lines], *style, **styles)
+    (drawn,) = axes.plot(steps, [line[key] for line in lines], **style)
     stem, dot, suffix = key.partition('.')
     ends = [f'{stem}_{end}{dot}{suffix}' for end in ('min', 'max')]
     if any(ends[0] in line for line in lines):
@@ -62,13 +59,9 @@ def plot_curriculum(runs: Sequence[PathLike], out: PathLike) -> Path:
         lines = read_scalars(run)
         keys = keys_of(lines, 'tau')
         if not keys:
-            raise ValueError(
-                f'the log of {run} has no tau: it was not trained with CurriculumHook '
-                'or TemperatureLogHook, or its first logged iteration is still to come'
-            )
+            raise ValueError(f'the log of {run} has no tau: train with CurriculumHook')
         for key in keys:
-            label = run_name(run) + key[len('tau') :]
-            draw_curve(tau_axes, lines, key, label=label)
+            draw_curve(tau_axes, lines, key, label=run_name(run) + key[len('tau') :])
         draw_curve(lambda_axes, lines, 'lambda')
     tau_axes.legend()
     lambda_axes.set_xlabel('iteration')

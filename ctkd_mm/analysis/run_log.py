@@ -1,10 +1,11 @@
-"""What MMEngine wrote of a run: scalars, metrics, config and the student."""
+"""Reads what MMEngine wrote of a run: scalars, metrics, config and the student."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import Iterable, Union
@@ -13,11 +14,9 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader
 
-from ctkd_mm.utils.messages import some
 from ctkd_mm.utils.weights import state_dict_of, student_weights
 
 PathLike = Union[str, Path]
-LOG = '*/vis_data/scalars.json'  # below a work directory
 
 
 def read_scalars(run: PathLike) -> list[dict[str, float]]:
@@ -66,9 +65,7 @@ def read_config(run: PathLike) -> Config:
     Raises:
         FileNotFoundError: If there is none.
     """
-    dumped = _logs(run)[-1].with_name('config.py')
-    if not dumped.is_file():
-        raise FileNotFoundError(f'{dumped} is missing: MMEngine writes it at the start')
+    dumped = find_logs(run)[-1].with_name('config.py')
     return Config.fromfile(dumped, import_custom_modules=False)
 
 
@@ -82,21 +79,16 @@ def load_student(student: BaseModel, checkpoint: PathLike) -> None:
     Raises:
         ValueError: If a weight is missing, unexpected or of another shape.
     """
-    loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
-    weights = state_dict_of(loaded)
+    weights = state_dict_of(CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu'))
     weights = student_weights(weights) or weights
     own = student.state_dict()
     kept = {k: own[k] for k in own if '.temperature.' in k}
     given = {k: weights[k] for k in weights if '.temperature.' not in k}
     try:
         student.load_state_dict({**given, **kept})
-    except RuntimeError as error:  # a line for each fault, after the first
-        faults = [line.strip() for line in str(error).splitlines()[1:]]
-        raise ValueError(
-            f'{checkpoint} does not fit the student ({type(student).__name__}): '
-            f'{some(faults)}. Give a checkpoint that was trained with the config in '
-            'model.architecture, alone or distilled'
-        ) from None
+    except RuntimeError as error:  # it lists every weight
+        fault = textwrap.shorten(str(error), 300)
+        raise ValueError(f'{checkpoint} does not fit the student. {fault}') from None
 
 
 def run_name(run: PathLike) -> str:
@@ -112,37 +104,33 @@ def short_path(path: PathLike) -> str:
         path: A path, or a URL.
 
     Returns:
-        The path without detours, from the current folder on where it is below that;
-        a URL as it is.
+        The path without detours, or from the current folder on if that is shorter; a
+        URL as it is.
     """
     if '://' in str(path):
         return str(path)
-    below = os.path.relpath(path)
-    return os.path.normpath(path) if below.startswith('..') else below
+    return min(os.path.normpath(path), os.path.relpath(path), key=len)
 
 
-def _logs(run: PathLike) -> list[Path]:
+def find_logs(run: PathLike) -> list[Path]:
+    """Find the JSON logs of a run, one for each start; see :func:`read_scalars`."""
     run = Path(run)
-    is_log = run.suffix == '.json' and run.is_file()
-    logs = [run] if is_log else sorted(run.glob(LOG))
+    logs = [run] if run.is_file() else sorted(run.glob('*/vis_data/scalars.json'))
     if not logs:
         raise FileNotFoundError(
-            f'{run} has no JSON log: expected a work directory with '
-            '<timestamp>/vis_data/scalars.json, or such a file'
+            f'{run} has no JSON log: expected <timestamp>/vis_data/scalars.json in it'
         )
     return logs
 
 
 def _lines(run: PathLike) -> list[dict[str, float]]:
     lines = []
-    for log in _logs(run):
+    for log in find_logs(run):
         own = []
         for line in log.read_text(errors='replace').splitlines():
             # Cut off by a kill, or damaged by a crash of the machine.
             with suppress(json.JSONDecodeError):
-                entry = json.loads(line)
-                if isinstance(entry, dict) and 'step' in entry:
-                    own.append(entry)
+                own.append(json.loads(line))
         first = next((line['step'] for line in own if 'lr' in line), math.inf)
         again = (i for i, x in enumerate(lines) if 'lr' in x and x['step'] >= first)
         # From there on this start has gone its own way.

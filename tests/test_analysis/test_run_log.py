@@ -47,7 +47,7 @@ def test_a_path_is_shown_without_detours(tmp_path, monkeypatch):
 def test_a_damaged_line_is_left_out(tmp_path):
     log = write_log(tmp_path, '1', [train_line(10, tau=1)])
     with log.open('ab') as file:
-        file.write(b'\0\0\xff\nnull\n{"lr": 0.1}\n')
+        file.write(b'\0\0\xff\n{"lr"\n')
     write_log(tmp_path, '2', [train_line(20, tau=1)])
     assert [line['step'] for line in read_scalars(tmp_path)] == [10, 20]
 

@@ -1,8 +1,9 @@
-"""The temperature doctor: from a run's logged temperatures to verdicts."""
+"""The temperature doctor: verdicts from the logged temperatures of a run."""
 
 from __future__ import annotations
 
 import math
+from itertools import takewhile
 from typing import Any, Sequence
 
 from ctkd_mm.analysis.doctor.rules import RULES, Finding, Track, healthy, non_finite
@@ -60,14 +61,12 @@ def diagnose(
     lines = [line for line in lines if 'tau' in line]
     if not lines:
         raise ValueError('no logged line has a tau, so there is nothing to diagnose')
-    finite = [math.isfinite(line['tau']) for line in lines]
-    end = len(lines) if all(finite) else finite.index(False)
-    findings = [non_finite(line) for line in lines[end : end + 1]]
-    if end:
-        track = Track(lines[:end], tau_init, tau_range, ended)
+    finite = list(takewhile(lambda line: math.isfinite(line['tau']), lines))
+    findings = [non_finite(line) for line in lines[len(finite) :][:1]]
+    if finite:
+        track = Track(finite, tau_init, tau_range, ended)
         findings += [found for rule in RULES if (found := rule(track))]
-        findings = findings or [healthy(track)]
-    return findings
+    return findings or [healthy(track)]
 
 
 def diagnose_each(
@@ -92,9 +91,9 @@ def diagnose_each(
     shared = ('step', 'lambda', 'epoch') if by_epoch else ('step', 'lambda')
     findings = {}
     for suffix, (tau_init, tau_range) in bounds.items():
-        names = {f'{k}{suffix}': k for k in ('tau', 'tau_min')}
-        names.update(zip(shared, shared))
-        own = [{names[k]: v for k, v in line.items() if k in names} for line in lines]
+        keys = {f'tau{suffix}': 'tau', f'tau_min{suffix}': 'tau_min'}
+        keys.update(zip(shared, shared))
+        own = [{keys[k]: v for k, v in line.items() if k in keys} for line in lines]
         if any('tau' in line for line in own):
             findings[suffix] = diagnose(own, tau_init, tau_range, ended)
     return findings
@@ -117,30 +116,27 @@ def diagnose_run(run: PathLike) -> dict[str, list[Finding]]:
         FileNotFoundError: If there is no JSON log or no config.
         ValueError: If the log has no tau of a learned temperature.
     """
-    lines = read_scalars(run)
-    cfg = read_config(run)
+    lines, cfg = read_scalars(run), read_config(run)
     train_cfg = cfg.get('train_cfg') or {}
     by_epoch = 'max_iters' not in train_cfg
-    unit = ('epoch', 'max_epochs') if by_epoch else ('step', 'max_iters')
-    ended = lines[-1].get(unit[0], 0) >= (train_cfg.get(unit[1]) or 0)
+    unit, end = ('epoch', 'max_epochs') if by_epoch else ('step', 'max_iters')
+    ended = any(line.get(unit, 0) >= (train_cfg.get(end) or 0) for line in lines)
     findings = diagnose_each(lines, _bounds(cfg.get('model')), by_epoch, ended)
     if not findings:
         raise ValueError(
-            f'the log of {run} has no tau that is learned: it takes CurriculumHook, a '
-            "temperature in model (type='ctkd_mm.GlobalTemperature'), and a first "
-            'logged iteration'
+            f'the log of {run} has no learned tau: it takes CurriculumHook and CTKDLoss'
         )
     return findings
 
 
 def _bounds(model: Any) -> dict[str, tuple[float, float]]:
     """``tau_init`` and ``tau_range`` of each learned temperature, by its suffix."""
-    named = [part for key, part in walk(model) if f'.{key}'.endswith('.temperature')]
+    named = [part for key, part in walk(model) if key.split('.')[-1] == 'temperature']
     bounds = {}
     for i, part in enumerate(part for part in named if isinstance(part, dict)):
         if bare(part.get('type')) in LEARNED or 'tau_range' in part:
             own = {**DEFAULTS, **part}
-            # A single one has no number in the log.
-            for suffix in [f'.{i}'] if i else ['', '.0']:
-                bounds[suffix] = own['tau_init'], own['tau_range']
+            bounds[f'.{i}'] = own['tau_init'], own['tau_range']
+    if '.0' in bounds:
+        bounds[''] = bounds['.0']  # a single one has no number in the log
     return bounds

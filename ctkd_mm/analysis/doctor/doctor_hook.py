@@ -1,4 +1,4 @@
-"""The temperature doctor, in the training."""
+"""The hook that judges temperatures while a training runs."""
 
 from __future__ import annotations
 
@@ -28,12 +28,9 @@ class TemperatureDoctorHook(Hook):
     verdict once; at the end of the training it writes a summary. A resumed run goes on
     from the logs in its work directory.
 
-    It needs ``LoggerHook`` and a ``LocalVisBackend``, both defaults of MMEngine, and
-    :class:`ctkd_mm.CurriculumHook`, which logs tau and lambda. Where nothing was
-    logged it warns of that.
-
-    Raises:
-        RuntimeError: Before training, if the model has no learnable temperature.
+    It needs ``LoggerHook`` and a ``LocalVisBackend``, both defaults of MMEngine,
+    :class:`ctkd_mm.CurriculumHook`, which logs tau and lambda, and a temperature that
+    extends :class:`LearnedTemperature`. Where one of them is missing it warns of that.
     """
 
     priority = 'LOW'  # after LoggerHook, which writes what is read here
@@ -46,12 +43,6 @@ class TemperatureDoctorHook(Hook):
             for i, one in enumerate(found.values())
             if isinstance(one, LearnedTemperature)
         }
-        if not self.bounds:
-            raise RuntimeError(
-                'TemperatureDoctorHook found no learnable temperature in the model: '
-                "give loss_kd one (type='ctkd_mm.CTKDLoss'; your own must extend "
-                'ctkd_mm.models.LearnedTemperature), or drop the hook'
-            )
         # Beside a fresh start the work directory may hold the logs of another run.
         fresh = Path(runner.log_dir, 'vis_data', 'scalars.json')
         self.log = runner.work_dir if runner.iter else fresh
@@ -77,22 +68,20 @@ class TemperatureDoctorHook(Hook):
         with suppress(FileNotFoundError):
             lines = read_scalars(self.log)
         found = diagnose_each(lines, self.bounds, self.by_epoch, ended)
+        warnings = {}
         if not found:
-            self._warn(
-                runner,
-                'TemperatureDoctorHook judges nothing',
-                f'{self.log} has no tau. It needs default_hooks.logger, a '
-                'LocalVisBackend in visualizer, and CurriculumHook in custom_hooks',
+            warnings['TemperatureDoctorHook judges nothing'] = (
+                f'{self.log} has no learned tau. It needs default_hooks.logger, '
+                'LocalVisBackend, CurriculumHook and a learned temperature in the loss'
             )
-        for suffix, one in ((s, one) for s, each in found.items() for one in each):
-            said = f'{one.seen}. {one.advice}'.rstrip('. ')
-            if one.advice:
-                self._warn(runner, f'tau{suffix} is {one.verdict}', said)
-            if ended:
-                name = f'temperature doctor: tau{suffix}'
-                runner.logger.info(f'{name}: {one.verdict}: {said}')
-
-    def _warn(self, runner: Runner, what: str, why: str) -> None:
-        if what not in self.warned:
-            self.warned.add(what)
-            runner.logger.warning(f'{what}: {why}')
+        for suffix, findings in found.items():
+            for finding in findings:
+                verdict, name = finding.verdict, f'tau{suffix}'
+                text = f'{finding.seen}. {finding.advice}'.rstrip('. ')
+                if finding.advice:
+                    warnings[f'{name} is {verdict}'] = text
+                if ended:
+                    runner.logger.info(f'temperature doctor: {name}: {verdict}: {text}')
+        for what in sorted(warnings.keys() - self.warned):
+            runner.logger.warning(f'{what}: {warnings[what]}')
+        self.warned.update(warnings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,10 +22,8 @@ ITERATIONS_PER_EPOCH = 5000
 
 RATE = "the temperature's lr_mult in optim_wrapper.paramwise_cfg.custom_keys"
 ADVICE = {
-    'healthy': '',
     'non-finite': f'Lower optim_wrapper.optimizer.lr or {RATE}. With AMP, set '
-    "optim_wrapper.dtype='bfloat16' or train without AMP. default_hooks.finite = "
-    "dict(type='ctkd_mm.FiniteHook') stops before the weights are harmed",
+    "optim_wrapper.dtype='bfloat16'. FiniteHook stops before the weights are harmed",
     'floor': f'If it fell there within a few epochs, lower {RATE}, or lambda_max of '
     'CurriculumHook. If it falls again, the best tau is lower: lower '
     'temperature.tau_init, or take a constant temperature',
@@ -36,13 +34,11 @@ ADVICE = {
     "With float16 AMP, try optim_wrapper.dtype='bfloat16'",
     'oscillating': f'Divide {RATE} by ten, or lower lambda_max of CurriculumHook',
     'no ramp': "custom_hooks needs dict(type='ctkd_mm.CurriculumHook', end=5). Its end "
-    'is a part of the training: in epochs, or with by_epoch=False in iterations. The '
-    'paper ramps for 5 of 120 epochs. If end=1 was meant, ignore this',
+    'is a part of the training: in epochs, or with by_epoch=False in iterations',
 }
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One verdict on a temperature.
 
     Args:
@@ -57,11 +53,11 @@ class Finding:
     @property
     def advice(self) -> str:
         """Which key of the config to change, and how; empty if healthy."""
-        return ADVICE[self.verdict]
+        return ADVICE.get(self.verdict, '')
 
 
 class Track:
-    """How one finite tau moved.
+    """The values of one tau over a training, all of them finite.
 
     Args:
         lines: Logged lines, at least one, as ``diagnose`` takes them.
@@ -80,15 +76,13 @@ class Track:
         self, lines: list[dict], tau_init: float, tau_range: float, ended: bool = True
     ) -> None:
         self.lines, self.ended = lines, ended
-        self.bounds = tau_init, tau_init + tau_range
+        self.low, self.high = tau_init, tau_init + tau_range
         self.name = 'mean tau' if any('tau_min' in one for one in lines) else 'tau'
         self.tau = np.array([line['tau'] for line in lines])
         self.x = (self.tau - tau_init) / tau_range
         # Largest at the end of an epoch, where it is exact.
-        per_epoch = max(
-            line['step'] / line['epoch'] if 'epoch' in line else ITERATIONS_PER_EPOCH
-            for line in lines
-        )
+        sizes = [line['step'] / line['epoch'] for line in lines if 'epoch' in line]
+        per_epoch = max(sizes, default=ITERATIONS_PER_EPOCH)
         self.time = np.array([line['step'] / per_epoch for line in lines])
         self.lambda_ = np.array([line.get('lambda', 1.0) for line in lines])
 
@@ -102,13 +96,12 @@ class Track:
         few = self.lines[-1]['step'] < FROZEN_ITERATIONS
         return few or self.full_epochs() < FROZEN_FULL_EPOCHS
 
-    def way(self) -> str:
-        """Describe the way of tau in a sentence."""
-        low, high = self.bounds
+    def summary(self) -> str:
+        """Describe in a sentence how tau moved."""
         return (
             f'{self.name} went from {self.tau[0]:.4g} to {self.tau[-1]:.4g}, between '
-            f'{self.tau.min():.4g} and {self.tau.max():.4g} of its range {low:g} to '
-            f'{high:g}, until {when(self.lines[-1])}'
+            f'{self.tau.min():.4g} and {self.tau.max():.4g} of its range {self.low:g} '
+            f'to {self.high:g}, until {when(self.lines[-1])}'
         )
 
 
@@ -119,7 +112,7 @@ def when(line: dict) -> str:
 
 def healthy(track: Track) -> Finding:
     """Say that nothing was found."""
-    seen = track.way()
+    seen = track.summary()
     if np.ptp(track.x) < FROZEN_SHARE and track.is_young():
         seen += '; too early to tell whether it is frozen'
     return Finding('healthy', seen)
@@ -133,25 +126,24 @@ def non_finite(line: dict) -> Finding:
 
 def saturated(track: Track) -> Finding | None:
     """Look for a temperature that stays at an end of its range."""
-    depths = dict(floor=track.x, ceiling=1 - track.x)
-    for bound, (verdict, depth) in zip(track.bounds, depths.items()):
-        inside = np.flatnonzero(depth >= SATURATED_SHARE)
-        since = inside[-1] + 1 if len(inside) else 0
-        if since < len(depth) and track.full_epochs(since) >= SATURATED_FULL_EPOCHS:
+    ends = dict(floor=(track.low, track.x), ceiling=(track.high, 1 - track.x))
+    for verdict, (bound, distance) in ends.items():
+        since = np.flatnonzero(distance >= SATURATED_SHARE).max(initial=-1) + 1
+        if track.full_epochs(since) >= SATURATED_FULL_EPOCHS:
             first = when(track.lines[since])
             seen = f'{track.name} is at its {verdict}, {bound:g}, since {first}'
-            return Finding(verdict, f'{seen}: {track.way()}')
+            return Finding(verdict, f'{seen}: {track.summary()}')
     return None
 
 
 def frozen(track: Track) -> Finding | None:
-    """Look for a temperature that does not move, elsewhere than at an end."""
+    """Look for a temperature that stays in one place, but not at an end."""
     span = np.ptp(track.x)
     at_an_end = not SATURATED_SHARE <= track.x[-1] <= 1 - SATURATED_SHARE
     if span >= FROZEN_SHARE or at_an_end or track.is_young():
         return None
-    lambdas = f'lambda added up to {track.full_epochs():.3g} epochs'
-    return Finding('frozen', f'{track.way()}: {span:.2%} of the range, while {lambdas}')
+    seen = f'{span:.2%} of the range while lambda adds up to {track.full_epochs():.3g}'
+    return Finding('frozen', f'{track.summary()}: {seen} epochs')
 
 
 def oscillating(track: Track) -> Finding | None:
@@ -159,42 +151,42 @@ def oscillating(track: Track) -> Finding | None:
     half = len(track.x) // 2
     x, tau = track.x[half:], track.tau[half:]
     span = np.ptp(x)
-    swings = max(_swings(way, SWING_OF_SPAN * span) for way in (x, -x))
+    swings = max(_count_swings(values, SWING_OF_SPAN * span) for values in (x, -x))
     if span < SPAN_SHARE or swings < SWINGS:
         return None
-    first, last = when(track.lines[half]), when(track.lines[-1])
     seen = (
         f'{track.name} swung {swings} times between {tau.min():.4g} and '
-        f'{tau.max():.4g}, {span:.0%} of its range, from {first} to {last}'
+        f'{tau.max():.4g}, {span:.0%} of its range, from {when(track.lines[half])} '
+        f'to {when(track.lines[-1])}'
     )
     return Finding('oscillating', seen)
 
 
-def _swings(x: np.ndarray, size: float) -> int:
-    """How often x moves by ``size`` or more: down, up, down and so on."""
-    count, way, end = 0, 1, x[0]
+def _count_swings(x: np.ndarray, size: float) -> int:
+    """Count the moves of x by ``size`` or more: down, up, down and so on."""
+    count, sign, extreme = 0, 1, x[0]
     for value in x:
-        if way * (value - end) > 0:  # it goes on
-            end = value
-        elif way * (end - value) >= size:
-            count, way, end = count + 1, -way, value
+        if sign * (value - extreme) > 0:  # it goes on
+            extreme = value
+        elif sign * (extreme - value) >= size:
+            count, sign, extreme = count + 1, -sign, value
     return count
 
 
 def no_ramp(track: Track) -> Finding | None:
-    """Look for a lambda that did not grow in its time."""
+    """Look for a lambda that is constant, or still small when the training ends."""
     if track.time[-1] < RAMP_EPOCHS or track.time[0] > 1:  # its beginning is missing
         return None
-    last, until = track.lambda_[-1], when(track.lines[-1])
+    first, last = track.lambda_[[0, -1]]
     an_epoch_before = track.lambda_[track.time <= track.time[-1] - 1][-1]
-    if not any('lambda' in line for line in track.lines):
-        return Finding('no ramp', 'the log has no lambda')
     # While it is 0, its ramp may still begin.
-    if np.ptp(track.lambda_) == 0 and (track.ended or last):
-        return Finding('no ramp', f'lambda is {last:g} from the start to {until}')
-    if track.ended and an_epoch_before < last < RAMPED_LAMBDA:
-        return Finding('no ramp', f'lambda is only {last:.3g} at the end, {until}')
-    return None
+    constant = np.ptp(track.lambda_) == 0 and (track.ended or last)
+    if not constant and not (track.ended and an_epoch_before < last < RAMPED_LAMBDA):
+        return None
+    logged = any('lambda' in line for line in track.lines)
+    name = 'lambda' if logged else 'lambda, which is not logged and counts as 1,'
+    seen = f'{name} went from {first:.3g} to {last:.3g} until {when(track.lines[-1])}'
+    return Finding('no ramp', seen)
 
 
 RULES = (saturated, frozen, oscillating, no_ramp)

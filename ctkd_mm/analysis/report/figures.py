@@ -1,23 +1,32 @@
-"""Figures of the report: curves, pictures, and the places of their texts."""
+"""Figures of the report: curves, pictures, and the places of the labels in them."""
 
 from __future__ import annotations
 
 import base64
 import io
+import math
+from itertools import chain
 from pathlib import Path
 from typing import Sequence
 
 import cv2
+import mmcv
 
-from ctkd_mm.analysis.figures import draw_curve, keys_of
-from ctkd_mm.analysis.report.runs import RunRecord
+from ..figures import draw_curve, keys_of
+from .runs import RunRecord
 
-# Told apart on white and on near-black, also by the colour-blind (after Okabe and Ito).
+# Distinct on white and on near-black, also to the colour-blind (after Okabe and Ito).
 COLORS = ('#2e86de', '#e07b00', '#12a57c', '#d4599f', '#8a6fe8', '#b59a00', '#00a3b8')
+LOGGED = {
+    'task': 'Training loss without distillation',
+    'distillation': 'Distillation loss, as weighted',
+    'tau': 'Temperature tau',
+    'lambda': 'Curriculum lambda',
+}
 POINTS = 400  # of a curve, about
 INK = '#010203'  # stands for the page's own text colour
 LONG_SIDE = 480  # pixels of a picture in the page
-FONTS = 20  # a picture is as wide as the font is high this many times
+FONTS = 20  # heights of the font in the width of a picture
 LETTER = 0.65  # heights of the font: the mean width of a bold letter or digit
 
 
@@ -32,28 +41,20 @@ def draw_figures(runs: Sequence[RunRecord]) -> dict[str, str]:
     Returns:
         The SVG by its title, where at least one run has data.
     """
-    metric = next((run.metric for run in runs if run.metric), 'metric')
     in_epochs = all('max_epochs' in (run.config.get('train_cfg') or {}) for run in runs)
-    rows = [(f'Validation: {metric}', metric, [run.metrics for run in runs])]
-    logs = [thinned(run.scalars) for run in runs]
-    stems = {
-        'Training loss without distillation': 'task',
-        'Distillation loss, as weighted': 'distillation',
-        'Temperature tau': 'tau',
-        'Curriculum lambda': 'lambda',
+    step, scores = 'epoch' if in_epochs else 'step', [run.metrics for run in runs]
+    figures = {
+        f'Validation: {metric}': _draw(metric, scores, step)
+        for metric in dict.fromkeys(run.metric for run in runs if run.metric)
     }
-    for title, stem in stems.items():
-        for key in keys_of((line for lines in logs for line in lines), stem):
-            rows.append((title + key[len(stem) :], key, logs))
-    xlabels = {metric: 'epoch' if in_epochs else 'step'}
-    return {
-        title: _draw(title, xlabels.get(key, 'iteration'), key, logs)
-        for title, key, logs in rows
-        if any(key in line for lines in logs for line in lines)
-    }
+    logs = [thin_out(run.scalars) for run in runs]
+    for stem, title in LOGGED.items():
+        for key in keys_of(chain(*logs), stem):
+            figures[title + key[len(stem) :]] = _draw(key, logs, 'iteration')
+    return figures
 
 
-def thinned(lines: Sequence[dict]) -> list[dict]:
+def thin_out(lines: Sequence[dict]) -> list[dict]:
     """Take about ``POINTS`` lines, and add the sum of the distillation losses.
 
     Args:
@@ -67,41 +68,37 @@ def thinned(lines: Sequence[dict]) -> list[dict]:
     # From the end on, so that the last line is one of them.
     for line in lines[:: -(len(lines) // POINTS or 1)]:
         terms = [value for key, value in line.items() if key.startswith('distill.')]
-        sums = dict(distillation=sum(terms)) if terms else {}
-        if 'loss' in line:
-            sums['task'] = line['loss'] - sum(terms)
-        taken.append({**line, **sums})
+        taken.append({**line, 'task': line.get('loss', math.nan) - sum(terms)})
+        if terms:
+            taken[-1]['distillation'] = sum(terms)
     return taken[::-1]
 
 
-def _draw(title: str, xlabel: str, key: str, logs: Sequence[list[dict]]) -> str:
-    import matplotlib
+def _draw(key: str, logs: Sequence[list[dict]], xlabel: str) -> str:
+    from matplotlib import cycler, rc_context
     from matplotlib.figure import Figure
 
     inks = ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color')
     style = dict.fromkeys((*inks, 'ytick.color'), INK)
-    style.update({'svg.fonttype': 'none', 'svg.hashsalt': title, 'font.size': 9})
-    with matplotlib.rc_context(style):
+    style.update({'svg.fonttype': 'none', 'svg.hashsalt': key, 'font.size': 9})
+    style['axes.prop_cycle'] = cycler(linestyle=('-', '--', ':')) * cycler(color=COLORS)
+    with rc_context(style):
         figure = Figure(figsize=(4.6, 2.7), layout='constrained')
         axes = figure.subplots()
-        for i, lines in enumerate(logs):
+        for lines in logs:
             few = sum(key in line for line in lines) < 25
-            dashes = ('-', '--', ':')[i // len(COLORS) % 3] + 'o' * few
-            color = COLORS[i % len(COLORS)]
-            draw_curve(axes, lines, key, dashes, color=color, markersize=4, lw=1.6)
-        axes.set_xlabel(xlabel)
+            draw_curve(axes, lines, key, marker='o' * few, markersize=4, lw=1.6)
         axes.spines[['top', 'right']].set_visible(False)
         axes.grid(alpha=0.25)
-        axes.set_xlim(left=0)
+        axes.set(xlabel=xlabel, xlim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=7)
         file = io.StringIO()
-        nothing = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
-        figure.savefig(file, format='svg', transparent=True, metadata=nothing)
+        figure.savefig(file, format='svg', transparent=True, metadata=dict(Date=None))
     svg = file.getvalue()
     return svg[svg.index('<svg') :].replace(INK, 'currentColor')
 
 
-def picture(info: dict, classes: Sequence[str]) -> dict:
+def make_picture(info: dict, classes: Sequence[str]) -> dict:
     """Make an image of a data set ready to be shown with its ground truth.
 
     Args:
@@ -109,22 +106,18 @@ def picture(info: dict, classes: Sequence[str]) -> dict:
         classes: Names by label.
 
     Returns:
-        ``path``, ``name``, ``width``, ``height`` (of the file), ``uri`` with at most
-        ``LONG_SIDE`` pixels along a side, and the objects as ``truth``, each from
-        :func:`make_box`.
+        ``path``, ``name``, ``width`` and ``height`` (of the file), ``font``, the height
+        of the labels, ``uri`` with at most ``LONG_SIDE`` pixels along a side, and the
+        objects as ``truth``, each from :func:`make_box`.
 
     Raises:
-        FileNotFoundError: If the file is missing or no image.
+        FileNotFoundError: If the file is missing.
     """
-    path = Path(info['img_path'])
-    image = cv2.imread(str(path))
-    if image is None:
-        raise FileNotFoundError(f'{path} is missing or no image')
+    image = mmcv.imread(info['img_path'])
     height, width = image.shape[:2]
-    scale = min(1, LONG_SIDE / max(height, width))
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    kind = 'png' if small.size < 2**17 else 'jpeg'  # photographs are too large as PNG
-    pixels = base64.b64encode(cv2.imencode(f'.{kind}', small)[1].tobytes()).decode()
+    scale = min(1.0, LONG_SIDE / max(height, width))
+    small = mmcv.imrescale(image, scale, interpolation='area')
+    pixels = base64.b64encode(cv2.imencode('.jpg', small)[1].tobytes()).decode()
     truth = [
         make_box(one['bbox'], one['bbox_label'], classes[one['bbox_label']], 'truth')
         for one in info['instances']
@@ -132,21 +125,21 @@ def picture(info: dict, classes: Sequence[str]) -> dict:
     ]
     return dict(
         path=info['img_path'],
-        name=path.name,
+        name=Path(info['img_path']).name,
         width=width,
         height=height,
-        uri=f'data:image/{kind};base64,{pixels}',
+        font=width / FONTS,
+        uri=f'data:image/jpeg;base64,{pixels}',
         truth=truth,
     )
 
 
 def make_box(corners: Sequence[float], label: int, text: str, kind: str) -> dict:
     """A box to draw: its corners x1, y1, x2, y2 in pixels, class, text and kind."""
-    corners = tuple(round(float(value), 1) for value in corners)
     return dict(corners=corners, label=label, text=text, kind=kind)
 
 
-def place_texts(boxes: Sequence[dict], width: float, height: float) -> list[dict]:
+def place_labels(boxes: Sequence[dict], picture: dict) -> list[dict]:
     """Find a place for the text of each box where it covers no other text.
 
     In the order of the boxes, a text takes the first free place of those above, below
@@ -154,27 +147,23 @@ def place_texts(boxes: Sequence[dict], width: float, height: float) -> list[dict
 
     Args:
         boxes: Each from :func:`make_box`.
-        width: Of the picture, in the units of the boxes' corners; the font is
-            ``width / FONTS`` high.
-        height: Of the picture.
+        picture: Its ``width``, ``height`` and ``font``, see :func:`make_picture`.
 
     Returns:
-        For each text that has a place ``text``, ``kind``, and ``x`` and ``y``, the
-        left end of its baseline.
+        For each text that has a place its box, with ``x`` and ``y``, the upper left
+        corner of the text, and ``end``, where it ends.
     """
-    size, taken, placed = width / FONTS, [], []
+    font, placed = picture['font'], []
     for box in boxes:
         left, top, _, bottom = box['corners']
-        length = size * sum(LETTER if c.isascii() else 1 for c in box['text'])
-        x = max(0, min(left, width - length))
-        for place in (top - size, bottom, top, bottom - size):
-            y = max(0, min(place, height - size))
+        length = font * sum(LETTER if c.isascii() else 1 for c in box['text'])
+        x = max(0, min(left, picture['width'] - length))
+        for y in (top - font, bottom, top, bottom - font):
+            y = max(0, min(y, picture['height'] - font))
             if all(
-                x >= right or other_x >= x + length or abs(y - other_y) >= size
-                for other_x, right, other_y in taken
+                x >= by['end'] or x + length <= by['x'] or abs(y - by['y']) >= font
+                for by in placed
             ):
-                taken.append((x, x + length, y))
-                at = dict(x=round(x, 1), y=round(y + 0.85 * size, 1))
-                placed.append(dict(text=box['text'], kind=box['kind'], **at))
+                placed.append({**box, 'x': x, 'y': y, 'end': x + length})
                 break
     return placed

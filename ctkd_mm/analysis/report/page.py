@@ -1,4 +1,4 @@
-"""One page that compares runs: what they reached, how, and what they detect."""
+"""Writes a page that compares runs: their scores, their curves, their detections."""
 
 from __future__ import annotations
 
@@ -7,22 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence
 
-from ctkd_mm.analysis.doctor.diagnose import diagnose_run
-from ctkd_mm.analysis.report.detections import (
-    IOU_THR,
-    SCORE_THR,
-    ValSet,
-    evaluate_runs,
-)
-from ctkd_mm.analysis.report.figures import COLORS, FONTS, draw_figures, place_texts
-from ctkd_mm.analysis.report.runs import (
-    RunRecord,
-    config_differences,
-    read_runs,
-    training_minutes,
-)
-from ctkd_mm.analysis.run_log import PathLike, short_path
 from ctkd_mm.utils.files import write_atomically
+
+from ..doctor.diagnose import diagnose_run
+from ..run_log import PathLike, short_path
+from .detections import IOU_THR, SCORE_THR, ValSet, evaluate_runs
+from .figures import COLORS, draw_figures, place_labels
+from .runs import RunRecord, config_differences, read_runs, training_minutes
 
 PACKAGES = 'ctkd_mm', 'torch', 'mmengine', 'mmdet', 'mmrazor'
 TEMPLATE = Path(__file__).with_name('report.html')
@@ -58,11 +49,11 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
     keys = list(dict.fromkeys(key for run in records for key in run.environment))
     # Escaping: configs and class names may hold any text.
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    filters = dict(score=_score, place_texts=place_texts, short_path=short_path)
-    environment.filters.update(filters)
+    for function in (score, place_labels, short_path):
+        environment.filters[function.__name__] = function
     page = environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(
         runs=records,
-        rows=[_row(run, sets) for run in records],
+        rows=[_table_row(run, sets) for run in records],
         colors={r.name: COLORS[i % len(COLORS)] for i, r in enumerate(records)},
         figures=draw_figures(records),
         verdicts=verdicts,
@@ -70,7 +61,6 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
         reasons=reasons,
         score_thr=SCORE_THR,
         iou_thr=IOU_THR,
-        fonts=FONTS,
         differences=config_differences(records),
         environment={k: [r.environment.get(k, '–') for r in records] for k in keys},
         versions={name: import_module(name).__version__ for name in PACKAGES},
@@ -79,22 +69,20 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
     return Path(out)
 
 
-def _row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
-    """What the table of runs shows of one run."""
+def _table_row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
+    """Collect what the table of runs shows of one run."""
     known = [line for line in run.metrics if run.metric in line] or [{}]
     best, last = max(known, key=lambda line: line.get(run.metric, 0)), known[-1]
     detectors = [d for one in sets for d in one.detectors.values()]
     return dict(
-        run=run,
         final=last.get(run.metric),
-        best=best.get(run.metric),
-        best_at=best.get('step'),
+        best=best,
         ap50=next((v for k, v in last.items() if k.endswith('mAP_50')), None),
         parameters=next((d.parameters for d in detectors if run.name in d.runs), None),
         minutes=training_minutes(run.scalars),
     )
 
 
-def _score(value: float | None) -> str:
-    """Three digits; a dash for what there is none of, -1 in COCO's metrics."""
+def score(value: float | None) -> str:
+    """Show three digits; a dash for no value, which is -1 in COCO's metrics."""
     return '–' if value is None or not value >= 0 else f'{value:.3f}'

@@ -1,4 +1,4 @@
-"""The facts of a run that a report shows, from what MMEngine left in its folder."""
+"""Reads what a report shows of a run from the files that MMEngine wrote."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 from mmengine.runner import Runner
 
-from ctkd_mm.analysis.run_log import (
-    LOG,
-    PathLike,
-    read_config,
-    read_metrics,
-    read_scalars,
-    run_name,
-)
+from ctkd_mm.utils.config import bare, walk
+
+from ..run_log import PathLike, find_logs, read_config, read_metrics, read_scalars
 
 # Of the environment that MMEngine logs, what may explain a difference.
 ENVIRONMENT = re.compile(
-    r'^ {4}(Python|PyTorch|CUDA available|GPU [\d,]+|NVCC|TorchVision|OpenCV|MMEngine'
-    r'|seed|deterministic|cudnn_benchmark|GPU number|Distributed launcher): (.+)$',
-    re.MULTILINE,
+    r'(?m)^ {4}(Python|PyTorch|CUDA available|GPU [\d,]+|NVCC|TorchVision|OpenCV|seed|'
+    r'MMEngine|deterministic|cudnn_benchmark|GPU number|Distributed launcher): (.+)$'
 )
 
 
@@ -32,7 +26,7 @@ class RunRecord:
     """One run.
 
     Args:
-        name: Its work directory, short, different for each run of a report.
+        name: What the report calls it.
         path: The work directory.
 
     Attributes:
@@ -48,14 +42,12 @@ class RunRecord:
     """
 
     def __init__(self, name: str, path: Path) -> None:
-        if not path.is_dir():
-            raise FileNotFoundError(f'{path} is no folder: expected a work directory')
         self.name, self.path, self.checkpoint = name, path, _checkpoint(path)
         self.scalars, self.metrics = read_scalars(path), read_metrics(path)
         self.config = read_config(path)
         self.model = self.config.get('model') or {}
         # A test in the same folder has no scalars.
-        start = sorted(path.glob(LOG))[-1].parents[1]
+        start = find_logs(path)[-1].parents[1]
         texts = (log.read_text(errors='replace') for log in sorted(start.glob('*.log')))
         # The config follows, and may repeat a key.
         environment = next(texts, '').partition('Config:')[0]
@@ -63,30 +55,25 @@ class RunRecord:
 
     @property
     def seed(self) -> Any:
-        """The seed that was used, None where neither log nor config tells."""
-        configured = (self.config.get('randomness') or {}).get('seed')
+        """The seed that was used, None where neither log nor config has it."""
+        configured = self.config.get('randomness', {}).get('seed')
         return self.environment.get('seed', configured)
 
     @property
     def metric(self) -> str | None:
         """Name of the first metric, as MMEngine's ``save_best='auto'`` takes it."""
+        skip = ('step', 'time', 'data_time', 'teacher/')
         logged = self.metrics[-1] if self.metrics else {}
-        skip = ('step', 'time', 'data_time')
-        known = (k for k in logged if k not in skip and not k.startswith('teacher/'))
-        return next(known, None)
+        return next((key for key in logged if not key.startswith(skip)), None)
 
     @property
     def method(self) -> str:
         """The distillation losses of the config, and what sets their temperature."""
-        losses = [self.model['loss_kd']] if 'loss_kd' in self.model else []
         distiller = self.model.get('distiller') or {}
+        losses = [self.model.get('loss_kd')]
         losses += (distiller.get('distill_losses') or {}).values()
-        return ' + '.join(map(_loss_name, losses)) or 'no distillation loss'
-
-    @property
-    def teacher(self) -> str | None:
-        """The teacher's checkpoint, as configured."""
-        return self.model.get('teacher_ckpt')
+        names = map(_loss_name, filter(None, losses))
+        return ' + '.join(names) or 'no distillation loss'
 
 
 def read_runs(paths: Sequence[PathLike]) -> list[RunRecord]:
@@ -96,19 +83,16 @@ def read_runs(paths: Sequence[PathLike]) -> list[RunRecord]:
         paths: Work directories; one given again counts once.
 
     Returns:
-        A record for each, in that order; runs whose folders have the same name are
-        named by their paths below the folder they share.
+        A record for each, in that order, named by its path below the folder that all
+        of them share.
 
     Raises:
         FileNotFoundError: If a folder has no JSON log or no config of a run.
     """
     folders = {str(Path(path).resolve()): Path(path) for path in paths}
-    names = [run_name(path) for path in folders]
-    if len(set(names)) < len(names):
-        # Of the folders above them: one of them may hold another.
-        shared = os.path.commonpath([Path(path).parent for path in folders])
-        names = [os.path.relpath(path, shared) for path in folders]
-    return [RunRecord(name, path) for name, path in zip(names, folders.values())]
+    # Of the folders above them: one of them may hold another.
+    shared = os.path.commonpath([Path(path).parent for path in folders])
+    return [RunRecord(os.path.relpath(k, shared), v) for k, v in folders.items()]
 
 
 def training_minutes(lines: Sequence[dict[str, float]]) -> float:
@@ -123,24 +107,22 @@ def training_minutes(lines: Sequence[dict[str, float]]) -> float:
     return sum(t * (b - a) for t, a, b in zip(means, [0, *steps], steps)) / 60
 
 
-def flatten(value: Any, key: str = '') -> Iterator[tuple[str, Any]]:
-    """Walk through a config.
+def flatten(cfg: dict) -> dict[str, Any]:
+    """Pick the settings of a config that hold no dict.
 
     Args:
-        value: A config, or a value in one.
-        key: Where it is, for example ``model``; empty at the top.
+        cfg: A config.
 
-    Yields:
-        Dotted key and value of everything that holds no dict, for example
-        ``('custom_hooks.0.end', 5)``.
+    Returns:
+        Their values by dotted key, for example ``{'custom_hooks.0.end': 5}``; a list
+        without dicts is one value.
     """
-    if isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict) or not value:
-        yield key, value
-        return
-    for name, item in value.items():
-        yield from flatten(item, f'{key}.{name}' if key else str(name))
+    plain = {
+        key: value
+        for key, value in walk(cfg)
+        if not any(isinstance(part, dict) for _, part in walk(value))
+    }
+    return {k: v for k, v in plain.items() if k.rpartition('.')[0] not in plain}
 
 
 def config_differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
@@ -162,19 +144,18 @@ def config_differences(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 def _checkpoint(run: Path) -> Path | None:
     best = sorted(run.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
-    named = run / 'last_checkpoint'
-    last = Path(named.read_text()) if named.is_file() else run
+    last = [Path(file.read_text()) for file in run.glob('last_checkpoint')]
     # It names a full path, but the folder may have been moved since.
-    found = (*best[::-1], run / last.name, last)
+    found = (*best[::-1], *(run / path.name for path in last), *last)
     return next((path for path in found if path.is_file()), None)
 
 
-def _loss_name(part: dict) -> str:
+def _loss_name(loss: dict) -> str:
     """For example ``CTKDLoss (GlobalTemperature)`` or ``KLDivergence (tau=4)``."""
-    name, own = str(part.get('type')).rsplit('.', 1)[-1], part.get('temperature')
-    if isinstance(own, dict):
-        return f'{name} ({_loss_name(own)})'
-    return f'{name} (tau={part["tau"]})' if 'tau' in part else name
+    name, temperature = bare(loss.get('type')), loss.get('temperature')
+    if isinstance(temperature, dict):
+        return f'{name} ({_loss_name(temperature)})'
+    return f'{name} (tau={loss["tau"]})' if 'tau' in loss else name
 
 
 def _comparable(run: RunRecord) -> dict[str, str]:
@@ -182,4 +163,4 @@ def _comparable(run: RunRecord) -> dict[str, str]:
     cfg = {key: value for key, value in run.config.items() if key in read}
     if 'architecture' not in run.model:
         cfg['model'] = dict(architecture=run.model)
-    return {k: repr(v) for k, v in flatten(cfg) if not k.endswith('_scope_')}
+    return {k: repr(v) for k, v in flatten(cfg).items() if not k.endswith('_scope_')}

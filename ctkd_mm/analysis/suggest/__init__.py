@@ -1,1 +1,1 @@
-"""A range of temperatures for a pair, from its own logits."""
+"""Suggests a range of temperatures for a pair of models, from its logits."""

@@ -1,9 +1,9 @@
-"""The logits that a temperature is shown in the first steps of a training."""
+"""Collects the logits that a temperature gets in the first steps of a training."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -26,8 +26,7 @@ from ctkd_mm.models.temperatures.learned import LearnedTemperature
 MOST_ROWS = 8192
 
 
-@dataclass
-class Rows:
+class Rows(NamedTuple):
     """Both models' logits for the same places, and the loss between them.
 
     Args:
@@ -42,24 +41,19 @@ class Rows:
     labels: Tensor
     loss_kd: nn.Module
 
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.preds_S)
-
     def loss(self, tau: float) -> float:
         """Mean over the rows of the loss at a temperature, without its weight.
 
-        :func:`kd_kl_div`, but DKD's and the sigmoids' divergence where the config has
-        these losses.
+        It is :func:`kd_kl_div`, or with ``DKDLoss`` and ``BernoulliCTKDLoss`` theirs.
         """
         args = self.preds_S, self.preds_T, self.preds_S.new_tensor([tau])
         if isinstance(self.loss_kd, DKDLoss):
             return self.loss_kd.divergence(*args, self.labels).item()
-        of_sigmoids = isinstance(self.loss_kd, BernoulliCTKDLoss)
-        return (bernoulli_kl_div if of_sigmoids else kd_kl_div)(*args).item()
+        sigmoid = isinstance(self.loss_kd, BernoulliCTKDLoss)
+        return (bernoulli_kl_div if sigmoid else kd_kl_div)(*args).item()
 
     def scale(self) -> float:
-        """Root mean square of both models' logits, of a softmax about their mean."""
+        """Root mean square of all logits; of a softmax, less the mean of their row."""
         preds = torch.cat([self.preds_S, self.preds_T])
         if not isinstance(self.loss_kd, BernoulliCTKDLoss):
             preds = preds - preds.mean(dim=1, keepdim=True)
@@ -72,24 +66,23 @@ class Rows:
             The standard deviation of teacher and student, then how far the highest
             logit is above the next, of teacher and student.
         """
-        both = self.preds_T, self.preds_S
-        tops = [preds.topk(min(2, preds.size(1)), dim=1).values for preds in both]
-        stds = [preds.std(dim=1, unbiased=False) for preds in both]
-        margins = [top[:, 0] - top[:, -1] for top in tops]
-        return [rows.mean().item() for rows in (*stds, *margins)]
+        both = torch.stack([self.preds_T, self.preds_S])
+        top = both.topk(min(2, both.size(2))).values
+        margin = top[..., 0] - top[..., -1]
+        stds = both.std(dim=2, unbiased=False)
+        return torch.cat([stds, margin]).mean(dim=1).tolist()
 
     def select(self, rows: Tensor) -> Rows:
         """Return some of the rows, by a mask or by indices."""
-        kept = (preds[rows] for preds in (self.preds_S, self.preds_T, self.labels))
-        return Rows(*kept, self.loss_kd)
+        return Rows(*(field[rows] for field in self[:3]), self.loss_kd)
 
 
-class Seen:
-    """Keeps what a temperature is shown, step by step.
+class LogitRecorder:
+    """Keeps the logits that a temperature is called with.
 
     Args:
-        name: Path of the temperature, which is called with both models' logits,
-            (N, C), by the loss around it.
+        name: Path of the temperature. The loss around it calls it with the logits of
+            student and teacher, (N, C), after ``head``'s loss.
         model: Any module with that path.
         head: Box head of MMDetection whose classification loss is called with logits
             and labels of the same rows, if there is one.
@@ -100,66 +93,48 @@ class Seen:
     ) -> None:
         self.name, self.loss = name, model.get_submodule(name.rpartition('.')[0])
         # The label after those of the classes is the background's.
-        self.background = getattr(head, 'num_classes', None)
-        self._calls: list[tuple[Tensor, ...]] = []
-        self._labels: list[Tensor] = []
+        self.num_classes = getattr(head, 'num_classes', 0)
+        self._labels: Tensor | None = None
         self._steps: list[Rows] = []
-        temperature = model.get_submodule(name)
-        temperature.register_forward_pre_hook(self._look, with_kwargs=True)
+        model.get_submodule(name).register_forward_pre_hook(self._keep_rows)
         if head is not None:
-            head.loss_cls.register_forward_pre_hook(self._look_at_labels)
+            head.loss_cls.register_forward_pre_hook(self._keep_labels)
 
-    def _look(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        preds = [*args, *kwargs.values()][:2]
-        self._calls.append(tuple(pred.detach().double() for pred in preds))
+    def _keep_labels(self, module: nn.Module, args: tuple) -> None:
+        # The last of a step count: hard-example samplers score candidates before.
+        self._labels = args[1]
 
-    def _look_at_labels(self, module: nn.Module, args: tuple) -> None:
-        self._labels.append(args[1])
-
-    def end_step(self) -> None:
-        """Keep the rows of a step that is over."""
-        for preds_S, preds_T in self._calls:
+    def _keep_rows(self, module: nn.Module, args: tuple) -> None:
+        preds_S, preds_T = (preds.detach().double() for preds in args)
+        labels, self._labels = self._labels, None
+        if labels is None or len(labels) != len(preds_S):
             labels = preds_S.new_full((len(preds_S),), -1, dtype=torch.long)
-            # The last of a step: hard-example samplers score candidates before.
-            if self._labels and len(self._labels[-1]) == len(labels):
-                labels = self._labels[-1]
-            self._steps.append(_drawn(Rows(preds_S, preds_T, labels, self.loss)))
-        self._calls.clear()
-        self._labels.clear()
+        self._steps.append(_sample(Rows(preds_S, preds_T, labels, self.loss)))
 
     def parts(self) -> dict[str, Rows]:
         """Return all rows, and before them foreground and background if not empty."""
-        fields = zip(*((r.preds_S, r.preds_T, r.labels) for r in self._steps))
-        joined = [torch.cat(parts) for parts in fields]
-        if not joined or not len(joined[0]):
-            raise ValueError(
-                f'{self.name} was shown no logits: the images gave no RoI. Take more '
-                'images, or images with boxes (train_dataloader.dataset)'
-            )
-        rows = Rows(*joined, self.loss)
-        if self.background is None or (rows.labels < 0).all():
-            return dict(all=rows)
-        background = rows.labels == self.background
+        steps = [rows[:3] for rows in self._steps if len(rows.labels)]
+        if not steps:
+            raise ValueError(f'{self.name} got no logits: take more images, with boxes')
+        rows = Rows(*map(torch.cat, zip(*steps)), self.loss)
+        background = rows.labels == self.num_classes
         foreground = (rows.labels >= 0) & ~background
         masks = dict(foreground=foreground, background=background)
         parts = {part: rows.select(mask) for part, mask in masks.items() if mask.any()}
         return {**parts, 'all': rows}
 
 
-def _drawn(rows: Rows) -> Rows:
-    """Draw rows of a dense head as often as they weigh in the loss."""
-    if isinstance(rows.loss_kd, BernoulliCTKDLoss) and len(rows):
-        score = rows.preds_T.amax(dim=1).sigmoid()
-        weights = score**rows.loss_kd.confidence
+def _sample(rows: Rows) -> Rows:
+    """Draw at most ``MOST_ROWS``; those of sigmoids as often as they weigh."""
+    if isinstance(rows.loss_kd, BernoulliCTKDLoss) and len(rows.labels):
+        weights = rows.preds_T.amax(dim=1).sigmoid() ** rows.loss_kd.confidence
         return rows.select(weights.multinomial(MOST_ROWS, replacement=True))
-    if len(rows) > MOST_ROWS:
-        return rows.select(torch.randperm(len(rows))[:MOST_ROWS])
-    return rows
+    return rows.select(torch.randperm(len(rows.labels))[:MOST_ROWS].sort().values)
 
 
 def collect(
     cfg: Config, images: int, student: PathLike | None = None
-) -> tuple[int, list[Seen]]:
+) -> tuple[int, list[LogitRecorder]]:
     """Run the first steps of a training forward and keep its logits.
 
     Args:
@@ -169,15 +144,14 @@ def collect(
         student: See :func:`load_student`; None leaves it as initialised.
 
     Returns:
-        How many images there were, and a :class:`Seen` for each learnable temperature.
+        How many images there were, and a recorder for each learnable temperature.
 
     Raises:
         ValueError: If the model has no learnable temperature, the checkpoint does not
             fit, and whatever a training would refuse.
     """
     cfg = copy.deepcopy(cfg)
-    randomness = cfg.get('randomness') or {}
-    cfg.randomness = {**randomness, 'seed': randomness.get('seed') or 0}
+    cfg.randomness = {'seed': 0, **cfg.get('randomness', {})}
     runner = start(cfg, _StopAtOnce())
     model, loader = runner.model.train(), runner.train_dataloader
     if student is not None:
@@ -188,8 +162,6 @@ def collect(
         seed_everything(runner.seed, 0, iteration)
         with torch.no_grad():
             model(**model.data_preprocessor(batch, True), mode='loss')
-        for seen in found:
-            seen.end_step()
         count += len(batch['inputs'])
         if count >= min(images, len(loader.dataset)):
             break
@@ -201,16 +173,15 @@ class _StopAtOnce(Hook):
         raise Stop
 
 
-def watch(model: BaseModel) -> list[Seen]:
+def watch(model: BaseModel) -> list[LogitRecorder]:
     """Watch the learnable temperatures of a model; see :func:`collect`."""
     found = find_temperatures(model)
     found = {k: v for k, v in found.items() if isinstance(v, LearnedTemperature)}
     if not found:
         raise ValueError(
-            f'model.type={type(model).__name__} has no learnable temperature: give a '
-            'config such as those in configs/ctkd, for example of the same pair'
+            f'{type(model).__name__} has no learnable temperature: take a ctkd config'
         )
     head = None
     if hasattr(model, 'student_stage'):
         head = box_head('architecture', model.student, model.student_stage)
-    return [Seen(name, model, head) for name in found]
+    return [LogitRecorder(name, model, head) for name in found]

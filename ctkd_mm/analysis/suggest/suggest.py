@@ -1,4 +1,4 @@
-"""The range of a temperature for a pair, from the pair's own logits."""
+"""Suggests a temperature range for a pair of models, from their own logits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ctkd_mm.analysis.figures import save
-from ctkd_mm.analysis.suggest.shown_logits import Rows, Seen, collect
+from ctkd_mm.analysis.suggest.shown_logits import Rows, collect
 from ctkd_mm.analysis.suggest.tau_curve import TauCurve
 
+LEGEND = """\
+std of a row of logits, margin of its highest over the next; T teacher, S student
+peak: the highest loss; at tau: where (none: it rises to the end); end: for large tau"""
 COLOURS = dict(all='tab:blue', foreground='tab:green', background='tab:orange')
 
 
@@ -40,22 +43,19 @@ def suggest_temperature(
         The report, a line each.
 
     Raises:
-        ValueError: If ``images`` is below 1, the config has no learnable temperature,
-            its images give no logits, student and teacher agree everywhere, the
-            checkpoint does not fit, and whatever a training would refuse.
+        ValueError: If the config has no learnable temperature, its images give no
+            logits, student and teacher agree everywhere, the checkpoint does not fit,
+            and whatever a training would refuse.
     """
-    if images < 1:
-        raise ValueError(f'--images must be >= 1, got {images}')
     count, found = collect(cfg, images, student)
     known = 'as initialised' if student is None else f'from {student}'
     report, curves = [f'{count} training images, student {known}'], {}
-    for seen in found:
-        parts = seen.parts()
-        curves[seen] = {
-            k: TauCurve(rows.loss, rows.scale()) for k, rows in parts.items()
-        }
-        report += ['', *_table(parts, curves[seen]), '']
-        key, suggested = config_key(seen.name, cfg), curves[seen]['all'].tau_range()
+    for recorder in found:
+        parts = recorder.parts()
+        own = {part: TauCurve(rows.loss, rows.scale()) for part, rows in parts.items()}
+        curves[recorder.name] = own
+        report += ['', *_table(parts, own), '']
+        key, suggested = config_key(recorder.name, cfg), own['all'].tau_range()
         options = (f'{key}.{k}={v:.3g}' for k, v in suggested._asdict().items())
         report.append(' '.join(['--cfg-options', *options]))
     return [*report, '', f'{draw(curves, out)} shows the curve']
@@ -68,15 +68,9 @@ def _table(parts: dict[str, Rows], curves: dict[str, TauCurve]) -> list[str]:
         curve = curves[part]
         figures = *rows.spread(), curve.supremum, curve.peak, curve.limit
         cells = ('none' if x is None else f'{x:.3g}' for x in figures)
-        table[part] = (str(len(rows)), *cells)
+        table[part] = (str(len(rows.labels)), *cells)
     lines = [f'{k:<10}' + ''.join(f'{x:>10}' for x in v) for k, v in table.items()]
-    return [
-        *lines,
-        'std of a row of logits, margin of its highest over the next; T teacher, S '
-        'student',
-        'peak: the highest loss; at tau: where (none: it rises to the end); end: for '
-        'large tau',
-    ]
+    return [*lines, LEGEND]
 
 
 def config_key(name: str, cfg: Config) -> str:
@@ -96,12 +90,12 @@ def config_key(name: str, cfg: Config) -> str:
     return f'model.{name}'
 
 
-def draw(curves: dict[Seen, dict[str, TauCurve]], out: str | Path) -> Path:
+def draw(curves: dict[str, dict[str, TauCurve]], out: str | Path) -> Path:
     """Draw curves with the suggested ranges.
 
     Args:
-        curves: For each temperature the curves of the foreground, the background and
-            all rows, as far as there are any.
+        curves: By the path of a temperature its curves: of the foreground, the
+            background and all rows, as far as there are any.
         out: Path of the PNG.
 
     Returns:
@@ -112,22 +106,20 @@ def draw(curves: dict[Seen, dict[str, TauCurve]], out: str | Path) -> Path:
 
     figure = Figure(figsize=(7, 4 * len(curves)), layout='constrained')
     rows = figure.subplots(len(curves), squeeze=False)[:, 0]
-    for axes, (seen, parts) in zip(rows, curves.items()):
-        suggested = parts['all'].tau_range()
-        low, start = suggested.tau_init, suggested.tau_start
-        high = low + suggested.tau_range
+    for axes, (name, parts) in zip(rows, curves.items()):
+        low, width, start = parts['all'].tau_range()
+        high = low + width
         for part, curve in parts.items():
             axes.plot(curve.taus, curve.heights, color=COLOURS[part], label=part)
             axes.axhline(curve.limit, color=COLOURS[part], linestyle=':', linewidth=1)
             if curve.peak is not None:
                 axes.plot(curve.peak, curve.supremum, 'o', color=COLOURS[part])
         axes.axvspan(low, high, color='0.9', label=f'tau from {low:.3g} to {high:.3g}')
-        label = f'tau_start {start:.3g}'
-        axes.axvline(start, color='0.5', linestyle='--', label=label)
+        axes.axvline(start, color='0.5', ls='--', label=f'tau_start {start:.3g}')
         axes.set(xscale='log', xlim=(low / 10, high * 30), ylim=(0, None))
         axes.set_xlabel('temperature (dotted: the limits of the loss)')
         axes.set_ylabel('distillation loss, mean over rows')
-        axes.set_title(seen.name, fontsize='small')
+        axes.set_title(name, fontsize='small')
         axes.legend()
         axes.grid(alpha=0.3)
     return save(figure, out)

@@ -14,16 +14,18 @@ a² · f(T / a): every temperature read from it is a times as large.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq, minimize_scalar
 
 # Of the curve's supremum: where its rise begins, is half done, and ends.
 RISE = (0.05, 0.5, 0.95)
 # In units of the logits' scale. A student close to its teacher still differs where
 # two classes are nearly equal, at temperatures far below the scale.
 LOWEST, HIGHEST = 1e-6, 1e3
-PER_DECADE = 20
+SAMPLES = 181  # 20 a decade
 # In squares of the scale: the rounding of a KL at HIGHEST, in float64, and much more.
 SMALLEST = 1e-7
 
@@ -62,23 +64,20 @@ class TauCurve:
     """
 
     def __init__(self, height: Callable[[float], float], scale: float) -> None:
-        decades = math.log10(HIGHEST / LOWEST)
-        steps = round(decades * PER_DECADE)
         self.height = height
-        self.taus = [scale * LOWEST * 10 ** (i / PER_DECADE) for i in range(steps + 1)]
-        self.heights = [height(tau) for tau in self.taus]
-        self.limit = self.heights[-1]
-        self.supremum = max(self.heights)
-        finite = all(map(math.isfinite, self.heights))
-        if not finite or self.supremum < SMALLEST * scale**2:
-            cause = 'student and teacher agree everywhere: have they the same weights?'
+        self.taus = scale * np.geomspace(LOWEST, HIGHEST, SAMPLES)
+        self.heights = np.array([height(tau) for tau in self.taus])
+        self.limit, self.supremum = self.heights[-1], self.heights.max()
+        if not self.supremum > SMALLEST * scale**2:  # NaN is refused too
             raise ValueError(
-                f'the highest loss is {self.supremum:.3g}, for logits of a scale of '
-                f'{scale:.3g}: '
-                + (cause if finite else 'not all logits are finite, or all are equal')
+                'student and teacher agree everywhere, or not all logits are finite: '
+                f'the highest loss is {self.supremum:.3g}, the logit scale {scale:.3g}'
             )
-        top = self.heights.index(self.supremum)
-        self.peak = None if self.supremum < 1.001 * self.limit else self._climb(top)
+        self.peak = None
+        if self.supremum >= 1.001 * self.limit:
+            top = self.heights.argmax()
+            around = self.taus[top - 1], self.taus[top + 1]
+            self.peak = minimize_scalar(lambda tau: -height(tau), bounds=around).x
 
     def reach(self, share: float) -> float:
         """Find where the loss first reaches a share of its supremum.
@@ -90,12 +89,9 @@ class TauCurve:
             The temperature.
         """
         want = share * self.supremum
-        above = next(i for i, height in enumerate(self.heights) if height >= want)
-        low, high = self.taus[max(above - 1, 0)], self.taus[above]
-        for _ in range(20):
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if self.height(middle) >= want else (middle, high)
-        return high
+        above = (self.heights >= want).argmax()
+        bracket = self.taus[above - 1], self.taus[above]
+        return brentq(lambda tau: self.height(tau) - want, *bracket)
 
     def tau_range(self) -> TauRange:
         """Suggest the range of a learnable temperature.
@@ -113,14 +109,3 @@ class TauCurve:
         """
         floor, start, end = map(self.reach, RISE)
         return TauRange(floor, 2 * (end - floor), start)
-
-    def _climb(self, top: int) -> float:
-        """Narrow the maximum down between the neighbours of a sample."""
-        low, high = self.taus[top - 1], self.taus[top + 1]
-        for _ in range(20):
-            third = (high / low) ** (1 / 3)
-            if self.height(low * third) < self.height(high / third):
-                low *= third
-            else:
-                high /= third
-        return math.sqrt(low * high)

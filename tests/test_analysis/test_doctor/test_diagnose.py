@@ -189,7 +189,7 @@ def test_a_lambda_that_never_changes_has_no_ramp(value):
     lines = [{**line, 'lambda': value} for line in run(lambda t: 3 + t)]
     (finding,) = diagnose(lines, 1, 20)
     assert finding.verdict == 'no ramp'
-    assert f'lambda is {value:g} from the start to epoch 12' in finding.seen
+    assert finding.seen == f'lambda went from {value:g} to {value:g} until epoch 12'
     assert 'Its end is a part of the training' in finding.advice
     assert verdicts(lines[: 3 * PER_EPOCH - 1]) == ['healthy']
     assert verdicts(lines[: 3 * PER_EPOCH]) == ['no ramp']
@@ -230,6 +230,7 @@ def test_a_log_without_lambda_has_no_ramp():
         del line['lambda']
     (finding,) = diagnose(lines, 1, 20)
     assert finding.verdict == 'no ramp'
+    assert 'lambda, which is not logged' in finding.seen
     assert "dict(type='ctkd_mm.CurriculumHook', end=5)" in finding.advice
 
 
@@ -367,7 +368,15 @@ def test_the_defaults_are_those_of_a_learned_temperature():
 def test_a_temperature_that_learns_nothing_is_refused(tmp_path):
     model = "dict(temperature=dict(type='ctkd_mm.ConstantTemperature', tau=3))"
     write_run(tmp_path, run(lambda t: 3), model)
-    with pytest.raises(ValueError, match='has no tau that is learned'):
+    with pytest.raises(ValueError, match='has no learned tau'):
+        diagnose_run(tmp_path)
+
+
+def test_a_log_of_validations_alone_is_refused(tmp_path):
+    write_run(
+        tmp_path, [{'coco/bbox_mAP': 0.5, 'step': 1}], f'dict(temperature={GLOBAL})'
+    )
+    with pytest.raises(ValueError, match='has no learned tau'):
         diagnose_run(tmp_path)
 
 
@@ -389,5 +398,5 @@ def test_the_tool_prints_verdicts_and_its_status_tells_the_worst(tmp_path, capsy
     out, err = capsys.readouterr()
     assert f'{bad}, tau: floor\n  tau is at its floor, 2, since epoch 4' in out
     assert f'{good}, tau: healthy\n  tau went from' in out
-    assert f'{none} cannot be judged. the log of {none} has no tau that' in err
+    assert f'{none} cannot be judged. the log of {none} has no learned tau' in err
     assert f'{tmp_path / "empty"} has no JSON log' in err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from mmengine.structures import InstanceData
 
-from ctkd_mm.analysis.report.detections import mark
+from ctkd_mm.analysis.report.detections import mark_hits
 
 
 def test_detections_are_hits_once_an_object_by_class_and_overlap():
@@ -26,12 +26,12 @@ def test_detections_are_hits_once_an_object_by_class_and_overlap():
         scores=torch.tensor(scores),
         labels=torch.tensor(labels),
     )
-    boxes = mark(found, truth, ['cat', 'dog'])
+    boxes = mark_hits(found, truth, ['cat', 'dog'])
     assert [(box['text'], box['kind']) for box in boxes] == [
         ('cat 0.90', 'hit'),
         ('cat 0.80', 'miss'),
         ('dog 0.70', 'miss'),
         ('cat 0.60', 'miss'),
     ]
-    assert boxes[1]['corners'] == (20, 0, 30, 10)
-    assert [box['kind'] for box in mark(found, [], ['cat', 'dog'])] == ['miss'] * 4
+    assert boxes[1]['corners'] == [20, 0, 30, 10]
+    assert [box['kind'] for box in mark_hits(found, [], ['cat', 'dog'])] == ['miss'] * 4

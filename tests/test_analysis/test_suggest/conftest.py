@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from mmengine.config import Config, DictAction
 
-from ctkd_mm.analysis.suggest.shown_logits import Seen, collect
+from ctkd_mm.analysis.suggest.shown_logits import LogitRecorder, collect
 
 
 @pytest.fixture(scope='session')
@@ -23,7 +23,7 @@ def suggest_cfg(_ctkd_demo_cfg, digits_options, teacher_ckpt) -> Config:
 
 
 @pytest.fixture(scope='session')
-def shown(suggest_cfg) -> Seen:
+def shown(suggest_cfg) -> LogitRecorder:
     """What it is shown; starts a Runner."""
     before = os.getcwd()
     os.chdir(ROOT)  # where the config looks for the teacher's
