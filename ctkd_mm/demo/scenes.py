@@ -11,16 +11,30 @@ MAX_OVERLAP = 0.1
 
 
 class Canvas:
-    """A square float image to paint on.
+    """A square float image with clouds and clutter, to paint digits on.
 
     Args:
-        size: Its side in pixels.
-        rng: Decides what is painted.
+        scans: Grey values of scanned digits, 0 to 16, (M, 8, 8).
+        size: Side of the image in pixels.
+        rng: Decides everything else.
     """
 
-    def __init__(self, size: int, rng: Generator) -> None:
+    def __init__(self, scans: np.ndarray, size: int, rng: Generator) -> None:
         self.size, self.rng = size, rng
         self.image = np.full((size, size, 3), rng.uniform(70, 185, 3), np.float32)
+        for cells in (3, 8, 32):
+            clouds = rng.normal(0, rng.uniform(2, 10), (cells, cells, 3))
+            clouds = cv2.resize(clouds, (size, size), interpolation=cv2.INTER_CUBIC)
+            self.image += clouds
+        for _ in range(rng.integers(1, 4)):
+            self.paint_stroke(4)
+        for _ in range(rng.integers(1, 4)):
+            # Half a digit, turned at will: the strokes of a digit but no class.
+            half = scans[rng.integers(len(scans))] * (np.arange(8) < 4)
+            ink = self.render_ink(half, 180)
+            x, y = rng.integers(0, [size - ink.shape[1] + 1, size - ink.shape[0] + 1])
+            if ink.size:  # a half may be blank
+                self.paint(ink, x, y)
 
     def render_ink(self, scan: np.ndarray, max_angle: float) -> np.ndarray:
         """Upsample a scan, (8, 8), and turn it by up to max_angle degrees.
@@ -63,31 +77,13 @@ class Canvas:
             cv2.ellipse(mask, start, axes, *arc, 255, width, cv2.LINE_AA)
         self.paint(mask.astype(np.float32) / 255, 0, 0)
 
-    def paint_background(self, scans: np.ndarray) -> None:
-        """Paint clouds and clutter, without whole digits."""
-        size, rng = self.size, self.rng
-        for cells in (3, 8, 32):
-            clouds = rng.normal(0, rng.uniform(2, 10), (cells, cells, 3))
-            clouds = cv2.resize(clouds, (size, size), interpolation=cv2.INTER_CUBIC)
-            self.image += clouds
-        for _ in range(rng.integers(1, 4)):
-            self.paint_stroke(4)
-        for _ in range(rng.integers(1, 4)):
-            # Half a digit, turned at will: the strokes of a digit but no class.
-            half = scans[rng.integers(len(scans))] * (np.arange(8) < 4)
-            ink = self.render_ink(half, 180)
-            x, y = rng.integers(0, [size - ink.shape[1] + 1, size - ink.shape[0] + 1])
-            if ink.size:  # a half may be blank
-                self.paint(ink, x, y)
-
     def find_room(self, w: int, h: int, boxes: list[list[int]]) -> list[int] | None:
         """Find room for a box; None after 30 tries that overlapped another box."""
         x2, y2, w2, h2 = np.reshape(boxes, (-1, 4)).T
         # Over the smaller area: IoU would let a small digit sit inside a big one.
         allowed = MAX_OVERLAP * np.minimum(w * h, w2 * h2)
         for _ in range(30):
-            limits = [self.size - w + 1, self.size - h + 1]
-            x, y = self.rng.integers(0, limits).tolist()
+            x, y = self.rng.integers(0, [self.size - w + 1, self.size - h + 1]).tolist()
             across = np.minimum(x + w, x2 + w2) - np.maximum(x, x2)
             down = np.minimum(y + h, y2 + h2) - np.maximum(y, y2)
             if np.all(across.clip(0) * down.clip(0) <= allowed):
@@ -109,8 +105,7 @@ def render_scene(
         The image, (size, size, 3) uint8; the drawn rows of scans; their boxes, xywh in
         pixels, tight around the ink and inside the image.
     """
-    canvas, rows, boxes = Canvas(size, rng), [], []
-    canvas.paint_background(scans)
+    canvas, rows, boxes = Canvas(scans, size, rng), [], []
     for _ in range(rng.integers(3, 10)):
         row = int(rng.integers(len(scans)))
         ink = canvas.render_ink(scans[row], 12)

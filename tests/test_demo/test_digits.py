@@ -110,7 +110,7 @@ def test_boxes_overlap_little_and_lie_inside_the_image(image_size):
 
 
 def test_no_digit_sits_inside_another():
-    canvas = scenes.Canvas(96, np.random.default_rng(0))
+    canvas = scenes.Canvas(load_digits().images, 96, np.random.default_rng(0))
     assert canvas.find_room(10, 10, [[0, 0, 96, 96]]) is None
     assert canvas.find_room(10, 10, [])[2:] == [10, 10]
 
