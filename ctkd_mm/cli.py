@@ -1,14 +1,12 @@
-"""The command-line tools: their options, what they call and what they print."""
+"""The command-line tools: their options, and the functions that they call."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, DictAction
 
@@ -39,19 +37,17 @@ def _check(cfg: Config) -> list[str]:
 def _new_pair(out: str, **options: str) -> list[str]:
     from ctkd_mm.apis.new_pair import new_pair
 
-    report = new_pair(out=out, **options)
     config, work_dir = shlex.quote(out), shlex.quote(f'work_dirs/{Path(out).stem}')
-    tools = shlex.quote(os.path.relpath(Path(__file__).parents[1] / 'tools'))
     return [
-        *report,
+        *new_pair(out=out, **options),
         f'{out} is written. Check, then train:',
-        f'  python {tools}/check.py {config}',
-        f'  python {tools}/train.py {config} --work-dir {work_dir}',
+        f'  python tools/check.py {config}',
+        f'  python tools/train.py {config} --work-dir {work_dir}',
     ]
 
 
 def _diagnose(runs: list[str]) -> None:
-    """Print verdicts; end with status 0, 1 if one is not healthy, 2 without one."""
+    """Print the verdicts; end with the status that ``--help`` explains."""
     from ctkd_mm.analysis.doctor.diagnose import diagnose_run
 
     status = 0
@@ -72,26 +68,20 @@ def _diagnose(runs: list[str]) -> None:
     sys.exit(status)
 
 
-def _default(value: Any, text: str) -> dict:
-    text = f'{text}; default: %(default)s'
-    return dict(type=type(value), default=value, help=text)
-
-
-DETECTOR = 'config: path, mmdet::path, or name in the zoo'
+DETECTOR = dict(help='config: path, mmdet::path, or name in the zoo')
 RUNS = dict(nargs='+', help='work directories or scalars.json')
 CONFIG = {
-    'config': 'what tools/train.py would be given',
+    'config': dict(help='what tools/train.py would be given'),
     '--cfg-options': dict(
         nargs='+',
         action=DictAction,
-        default={},
         metavar='KEY=VALUE',
         help='changes to it, for example model.loss_kd.temperature.tau_start=3',
     ),
 }
 
 check = Tool(
-    _check,
+    'cli._check',
     'Start a training, stop before its first iteration',
     CONFIG,
     '{config} cannot train',
@@ -101,22 +91,20 @@ suggest_temperature = Tool(
     "Suggest tau_init, tau_range and tau_start from the logits of a config's pair",
     {
         **CONFIG,
-        '--images': _default(16, 'how many of the training images to look at'),
-        '--student': "checkpoint of the student's; default: as the config starts",
-        '--out': _default('tau_curve.png', 'the PNG to write'),
+        '--images': dict(type=int, default=16, help='training images to look at'),
+        '--student': dict(help="the student's checkpoint; else as the config starts"),
+        '--out': dict(default='tau_curve.png', help='the PNG to write'),
     },
     'No suggestion for {config}',
 )
 new_pair = Tool(
-    _new_pair,
+    'cli._new_pair',
     "Write a distillation config for two of MMDetection's detectors",
     {
         'teacher': DETECTOR,
         'student': DETECTOR,
-        '--method': dict(
-            default='ctkd', help=f'default: %(default)s; {", ".join(methods())}'
-        ),
-        '--teacher-ckpt': "path or URL; default: the model zoo's",
+        '--method': dict(default='ctkd', choices=methods(), help='how to distil'),
+        '--teacher-ckpt': dict(help="path or URL; else the model zoo's"),
         '-o --out': dict(required=True, help='the config to write'),
     },
 )
@@ -124,37 +112,37 @@ coco_subset = Tool(
     'apis.coco_subset',
     'Write an annotation file for a part of the images, for a first try',
     {
-        'ann_file': 'COCO annotations of the whole set',
+        'ann_file': dict(help='COCO annotations of the whole set'),
         '--images': dict(type=int, required=True, help='how many to keep'),
         '-o --out': dict(required=True, help='the file to write'),
-        '--seed': _default(0, 'of the choice'),
+        '--seed': dict(type=int, default=0, help='of the random choice'),
     },
 )
 extract_student = Tool(
     'apis.extract_student',
     'Write a student-only checkpoint that MMDetection loads strictly',
     {
-        'checkpoint': 'checkpoint of a distillation run',
-        '--out': 'default: the checkpoint, named *_student.pth',
+        'checkpoint': dict(help='checkpoint of a distillation run'),
+        '--out': dict(help='else the name of the checkpoint with _student'),
     },
     'Nothing is written',
 )
 plot_curriculum = Tool(
     'analysis.plot_curriculum',
     "Draw tau and lambda over training from MMEngine's JSON log",
-    {'runs': RUNS, '--out': _default('curriculum.png', 'the PNG to write')},
+    {'runs': RUNS, '--out': dict(default='curriculum.png', help='the PNG to write')},
 )
 report = Tool(
     'analysis.write_report',
     'Write one HTML page that compares runs',
     {
         'runs': dict(nargs='+', help='work directories'),
-        '--out': _default('report.html', 'the page to write'),
+        '--out': dict(default='report.html', help='the page to write'),
     },
     epilog='Relative paths in the configs of the runs count from this folder.',
 )
 diagnose = Tool(
-    _diagnose,
+    'cli._diagnose',
     'Judge how the temperatures of trainings moved, from their logs',
     {'runs': RUNS},
     'Nothing is judged',
@@ -164,11 +152,11 @@ make_demo_data = Tool(
     'demo.make_demo_data',
     'Compose scanned digits into a COCO-format detection set',
     {
-        'root': dict(nargs='?', default='work_dirs/demo/data'),
+        'root': dict(nargs='?', default='work_dirs/demo/data', help='the folder'),
         '--num-train': dict(type=int, help='training scenes'),
         '--num-val': dict(type=int, help='validation scenes'),
         '--image-size': dict(type=int, help='pixels'),
-        '--seed': dict(type=int),
+        '--seed': dict(type=int, help='of all random choices'),
     },
     '{root} is not written',
 )

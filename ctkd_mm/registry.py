@@ -1,72 +1,64 @@
 """Registries of ctkd_mm, children of MMEngine's.
 
-Each imports the modules of its table by itself, so that ``type='ctkd_mm.X'`` resolves
-in any config, under any default scope, without ``custom_imports``.
+Each imports the modules of its packages by itself, so that ``type='ctkd_mm.X'``
+resolves in any config, under any default scope, without ``custom_imports``.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 
 from mmengine import registry
 from mmengine.registry import Registry
 
 
-class _LazyRegistry(Registry):
-    """Imports its locations one by one, and only until a name is registered.
+class LazyRegistry(Registry):
+    """Imports the modules of its packages one by one, until a name is registered.
 
     So a loss finds its temperature without MMRazor, which the distillers need.
+
+    Args:
+        parent: MMEngine's registry of the same kind.
+        packages: Relative to ctkd_mm, in the order of their imports.
     """
 
-    def __init__(self, parent: Registry, locations: list[str]) -> None:
+    def __init__(self, parent: Registry, *packages: str) -> None:
+        root = Path(__file__).parent
+        self.modules = [
+            f'ctkd_mm.{package}.{module.name}'
+            for package in packages
+            for module in iter_modules([str(root / package.replace('.', '/'))])
+        ]
         super().__init__(
-            parent.name, parent=parent, scope='ctkd_mm', locations=locations
+            parent.name, parent=parent, scope='ctkd_mm', locations=self.modules
         )
-        self.locations = locations
 
     def get(self, key: str) -> type | None:
+        """Look a name up, as every registry does."""
         scope, name = self.split_scope_key(key)
         if scope in (None, self.scope):
-            for location in self.locations:
+            for module in self.modules:
                 if name in self.module_dict:
                     return self.module_dict[name]
-                import_module(location)
+                import_module(module)
         return super().get(key)
 
 
-def _child_of(parent: Registry, *modules: str) -> Registry:
-    return _LazyRegistry(parent, [f'ctkd_mm.{module}' for module in modules])
-
-
-MODELS = _child_of(
+MODELS = LazyRegistry(
     registry.MODELS,
-    'models.temperatures.learned',
-    'models.temperatures.fixed',
-    'models.temperatures.scheduled',
-    'models.losses.zscore_loss',
-    'models.losses.kd_loss',
-    'models.losses.dkd_loss',
-    'models.losses.bernoulli_loss',
-    'models.losses.with_temperature',
-    'models.heads.ld_head',
-    'models.algorithms.roi_logit_distill',
-    'models.algorithms.dense_logit_distill',
+    'models.temperatures',
+    'models.losses',
+    'models.heads',
+    'models.algorithms',
 )
-HOOKS = _child_of(
-    registry.HOOKS,
-    'engine.hooks.temperature_log_hook',
-    'engine.hooks.curriculum_hook',
-    'engine.hooks.atomic_checkpoint_hook',
-    'engine.hooks.finite_hook',
-    'engine.hooks.history_hook',
-    'engine.hooks.preemption_hook',
-    'engine.loops.seeded_data',
-    'checks.preflight_hook',
-    'analysis.doctor.doctor_hook',
+HOOKS = LazyRegistry(
+    registry.HOOKS, 'engine.hooks', 'engine.loops', 'checks', 'analysis.doctor'
 )
-LOOPS = _child_of(registry.LOOPS, 'engine.loops.resumable_loops')
-OPTIM_WRAPPERS = _child_of(registry.OPTIM_WRAPPERS, 'engine.optim.amp_wrapper')
-OPTIM_WRAPPER_CONSTRUCTORS = _child_of(
-    registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine.optim.merged_constructor'
+LOOPS = LazyRegistry(registry.LOOPS, 'engine.loops')
+OPTIM_WRAPPERS = LazyRegistry(registry.OPTIM_WRAPPERS, 'engine.optim')
+OPTIM_WRAPPER_CONSTRUCTORS = LazyRegistry(
+    registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine.optim'
 )
-METRICS = _child_of(registry.METRICS, 'evaluation.fast_coco_metric')
+METRICS = LazyRegistry(registry.METRICS, 'evaluation')

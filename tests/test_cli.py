@@ -23,10 +23,8 @@ OPTIONS = dict(
     demo=[],
 )
 DEFAULTS = dict(
-    check=dict(config='c.py', cfg_options={}),
-    suggest_temperature=dict(
-        config='c.py', cfg_options={}, images=16, out='tau_curve.png'
-    ),
+    check=dict(config='c.py'),
+    suggest_temperature=dict(config='c.py', images=16, out='tau_curve.png'),
     new_pair=dict(teacher='t', student='s', method='ctkd', out='o'),
     coco_subset=dict(ann_file='a', images=2, out='o', seed=0),
     extract_student=dict(checkpoint='c'),
@@ -76,7 +74,7 @@ def reason(tool, *argv: str) -> str:
 def test_an_error_says_what_is_not_done_and_why():
     told = reason(cli.extract_student, 'missing.pth')
     assert re.match('Nothing is written. .*missing.pth', told)
-    told = reason(cli.check, 'c.py')
+    told = reason(cli.check, 'c.py', '--cfg-options', 'model=1')
     assert told == "c.py cannot train. [Errno 2] No such file or directory: 'c.py'"
 
 

@@ -1,4 +1,4 @@
-"""Get the student out of a distillation checkpoint."""
+"""Gets the student out of the checkpoint of a distillation."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Pa
         tops = sorted({key.split('.')[0] for key in weights})
         raise ValueError(
             f'{checkpoint} holds no student: expected weights named '
-            f'"{STUDENT_PREFIX}*", found {tops}. Give a checkpoint of a distillation '
-            'run; a plain detector needs no extraction.'
+            f'"{STUDENT_PREFIX}*", found {tops}. Give a checkpoint of a distillation; '
+            "a plain detector's is used as it is"
         )
-    # The config in it is the distiller's: MMEngine would build that from the file alone
-    # and load none of the student's weights, with no more than a log line.
+    # The config in it is the distiller's. From this file alone, MMEngine would build
+    # that, load none of the student's weights, and only log it.
     meta = {k: v for k, v in loaded.get('meta', {}).items() if k != 'cfg'}
     save_checkpoint(dict(meta=meta, state_dict=student), str(out), backend_args=ATOMIC)
     return out

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.utils import get_installed_path
 
-from ctkd_mm.utils.messages import some
+from ctkd_mm.utils.messages import nearest
 
 
 def find_config(name: str) -> str:
@@ -22,7 +21,7 @@ def find_config(name: str) -> str:
         The path, or a ``pkg::`` path.
 
     Raises:
-        ValueError: If there is none; with the nearest names.
+        ValueError: If there is none; with the nearest name.
     """
     if '::' in name or Path(name).is_file():
         return name
@@ -30,10 +29,9 @@ def find_config(name: str) -> str:
     shipped = {path.stem: path for path in zoo.glob('[!_]*/**/*.py')}
     if name in shipped:
         return f'mmdet::{shipped[name].relative_to(zoo).as_posix()}'
-    near = difflib.get_close_matches(name.rpartition('/')[2], shipped)
+    near = nearest(name.rpartition('/')[2], shipped)
     raise ValueError(
-        f'{name} is no file, and MMDetection ships no config of this name'
-        + (f'; near to it are {some(near)}' if near else '')
+        f'{name} is neither a file nor in the model zoo of MMDetection{near}'
     )
 
 

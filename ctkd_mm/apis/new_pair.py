@@ -1,4 +1,4 @@
-"""A config for any two of MMDetection's detectors, checked without their weights."""
+"""Writes a config for two of MMDetection's detectors, checked without their weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmengine.registry import DefaultScope
 from ctkd_mm.apis.model_zoo import find_config, load_config, zoo_weights
 from ctkd_mm.apis.pair_template import methods, render
 
-# They read no names of parameters but paramwise_cfg's.
+# Constructors that work with the names of parameters below a distiller.
 CONSTRUCTORS = ('DefaultOptimWrapperConstructor', 'MergedOptimWrapperConstructor')
 
 
@@ -22,66 +22,52 @@ def new_pair(
 
     The config inherits the student's whole config (data, schedule, hooks) and the
     method's, and adds our hooks and training loop. The structure of the student
-    decides the distiller, and for sigmoid classes of a dense head the method's
-    ``-dense`` counterpart. Both models are built as a training builds them, and run on
-    a made-up image.
+    decides the distiller. A dense head with sigmoid classes gets the ``-dense`` form of
+    the method, if there is one. Both models are built as in a training, and run on a
+    made-up image.
 
     Args:
         teacher: A config's path, ``mmdet::...`` path, or name in MMDetection's zoo.
         student: Likewise.
         method: One of :func:`ctkd_mm.apis.pair_template.methods`.
-        out: Where to write; must not exist.
+        out: Where to write; must not exist yet.
         teacher_ckpt: Path or URL; None takes the model zoo's.
 
     Returns:
         What was found, a line each.
 
     Raises:
-        ValueError: If there is no such config, method or checkpoint; if the two are
-            no pair, or the student's config cannot train under a distiller.
+        ValueError: If there is no such config or checkpoint; if the two are no pair, or
+            the student's config cannot train under a distiller.
+        FileExistsError: If ``out`` exists.
     """
-    path = Path(out)
-    if path.exists():
-        raise ValueError(f'{out} exists: give another name, or remove it first')
+    folder = Path(out).parent
     teacher, student = find_config(teacher), find_config(student)
     student_cfg = load_config(student)
     _check_student(student_cfg)
     with DefaultScope.overwrite_default_scope('mmdet'):
         distiller, method = _fitting(method, student_cfg)
-        text = render(
-            student=student,
-            student_cfg=student_cfg,
-            teacher=teacher,
-            teacher_ckpt=teacher_ckpt or zoo_weights(teacher),
-            method=method,
-            distiller=distiller,
-            folder=path.parent,
-        )
-        report = [f'{distiller}, method {method}', *_build(text, path.parent)]
-    with path.open('x') as file:
+        ckpt = teacher_ckpt or zoo_weights(teacher)
+        text = render(student, student_cfg, teacher, ckpt, method, distiller, folder)
+        report = [f'{distiller}, method {method}', *_build(text, folder)]
+    with open(out, 'x') as file:
         file.write(text)
     return report
 
 
 def _check_student(cfg: Config) -> None:
-    """Refuse what a distiller would train otherwise than the detector, silently."""
+    """Refuse a student's config that would silently train in another way."""
     if 'teacher_ckpt' in cfg.model:
         raise ValueError(
             f'student is a {cfg.model.type}, a distillation itself: give the '
             "detector's own config"
         )
-    if cfg.get('load_from'):
-        raise ValueError(
-            f'load_from={cfg.load_from!r} of the student has the weights of a detector '
-            'alone: in a copy of the config set load_from=None and '
-            "model=dict(init_cfg=dict(type='Pretrained', checkpoint=...))"
-        )
     constructor = cfg.optim_wrapper.get('constructor', CONSTRUCTORS[0])
     if not constructor.endswith(CONSTRUCTORS):
         raise ValueError(
-            f'optim_wrapper.constructor={constructor!r} of the student knows the '
-            "parameters by a detector's names, which begin with architecture. here: "
-            'take the default one, with paramwise_cfg.custom_keys'
+            f'optim_wrapper.constructor={constructor!r} of the student knows no names '
+            'that begin with architecture.: take the default one, with '
+            'paramwise_cfg.custom_keys'
         )
 
 
@@ -91,8 +77,6 @@ def _fitting(method: str, student: Config) -> tuple[str, str]:
     from ctkd_mm.models.heads.dense_head import dense_head
     from ctkd_mm.models.teachers.load import build_detector
 
-    if method not in methods():
-        raise ValueError(f'--method {method} is none of {", ".join(methods())}')
     if 'roi_head' in student.model:
         return 'ctkd_mm.RoILogitDistill', method
     head = dense_head('student', build_detector(student.model))
@@ -102,7 +86,7 @@ def _fitting(method: str, student: Config) -> tuple[str, str]:
 
 
 def _build(text: str, folder: Path) -> list[str]:
-    """Build and probe the pair from what will be written, in its place."""
+    """Build and probe the pair from the text of its config."""
     from ctkd_mm.registry import MODELS
 
     with NamedTemporaryFile('w', suffix='.py', dir=folder) as file:

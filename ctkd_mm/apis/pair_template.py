@@ -1,15 +1,19 @@
-"""The text of a pair's config, from ``pair.py.j2``."""
+"""Fills the template ``pair.py.j2`` of a pair's config."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined  # PyTorch needs it, so it is there
+from jinja2 import Template  # PyTorch depends on jinja2
 from mmengine.config import Config
+
+from ctkd_mm.utils.config import bare
 
 BASES = Path(__file__).parents[2] / 'configs' / '_base_'
 TEMPLATE = Path(__file__).with_name('pair.py.j2')
+# For paths in a model, which MMEngine takes as relative to the process otherwise.
+HERE = '{{fileDirname}}/'
 EPOCHS_1X = 12  # the schedule that the methods' ramps are made for
 
 
@@ -28,11 +32,11 @@ def render(
     distiller: str,
     folder: Path,
 ) -> str:
-    """Write the config of a pair, inheriting the student's, a method and our hooks.
+    """Write the text of a config that inherits the student's, a method and our hooks.
 
     Bases may not share a key: where the student has ``custom_hooks`` of its own, the
     method is not inherited but read, and its hooks are added to the student's. Paths
-    of files are written relative to the config.
+    of files are relative to the config.
 
     Args:
         student: Path or ``pkg::`` path of the student's config.
@@ -49,47 +53,39 @@ def render(
     path = BASES / 'methods' / f'{method}.py'
     method_cfg = Config.fromfile(path)
     shared = method_cfg.keys() & student_cfg.keys()
-    environment = Environment(
-        trim_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    environment.filters['repr'] = repr
-    return environment.from_string(TEMPLATE.read_text()).render(
-        student=student if '::' in student else _relative(student, folder),
-        hooks=_relative(BASES / 'hooks.py', folder),
+    text = TEMPLATE.read_text()
+    template = Template(text, trim_blocks=True, keep_trailing_newline=True)
+    return template.render(
+        repr=repr,
+        student=_path(student, folder),
+        hooks=_path(BASES / 'hooks.py', folder),
         method=method_cfg,
-        method_path=(_beside if shared else _relative)(path, folder),
-        is_read=bool(shared),
-        source='method' if shared else '_base_',
-        shared=sorted(shared - {'custom_hooks'}),
+        method_path=_path(path, folder, HERE if shared else ''),
+        shared=sorted(shared),
         own_hooks=student_cfg.get('custom_hooks'),
         distiller=distiller,
-        teacher=teacher if '::' in teacher else _beside(teacher, folder),
-        teacher_ckpt=(
-            teacher_ckpt if '://' in teacher_ckpt else _beside(teacher_ckpt, folder)
-        ),
-        loop=student_cfg.train_cfg.type.rpartition('.')[2].replace('Resumable', ''),
+        teacher=_path(teacher, folder, HERE),
+        teacher_ckpt=_path(teacher_ckpt, folder, HERE),
+        loop=bare(student_cfg.train_cfg.type).replace('Resumable', ''),
         num_classes=_num_classes(method_cfg, student_cfg.model),
         ramps=_ramps(method_cfg, student_cfg.train_cfg),
         epochs=EPOCHS_1X,
     )
 
 
-def _relative(path: str | Path, folder: Path) -> str:
+def _path(path: str | Path, folder: Path, start: str = '') -> str:
+    """Write a path relative to a folder; names in packages and URLs stay."""
+    if '::' in str(path) or '://' in str(path):
+        return path
     path, folder = os.path.abspath(path), os.path.abspath(folder)
-    # Behind a link, '..' is one folder to the system and another to MMEngine's checks.
-    if os.path.realpath(folder) == folder:
-        path = os.path.relpath(path, folder)
-    return Path(path).as_posix()
-
-
-def _beside(path: str | Path, folder: Path) -> str:
-    # MMEngine takes a path in a model as relative to the process, not to the config.
-    path = _relative(path, folder)
-    return path if os.path.isabs(path) else f'{{{{fileDirname}}}}/{path}'
+    # Behind a link the system and MMEngine resolve '..' to different folders.
+    if os.path.realpath(folder) != folder:
+        return Path(path).as_posix()
+    return start + Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _num_classes(method: Config, student: dict) -> int | None:
-    """How many classes the method's temperature must know, where that is not said."""
+    """Number of classes for the method's temperature, None where it fits already."""
     found = method.loss_kd.get('temperature', {}).get('num_classes')
     if found is None:
         return None
@@ -102,14 +98,14 @@ def _num_classes(method: Config, student: dict) -> int | None:
 def _ramps(method: Config, train_cfg: dict) -> list[tuple[int, int, int]]:
     """Ramps of a training in iterations: the hook's index, epochs, iterations.
 
-    A ramp in epochs stays, however many follow: 5 in the paper's ImageNet runs of 120.
-    In iterations, which have no epochs, it takes the share that it has of 12.
+    A ramp in epochs stays as it is: the paper ramps over 5 of ImageNet's 120 epochs. A
+    training in iterations has no epochs: there the ramp takes the same share of the
+    iterations as of 12 epochs.
     """
     if not train_cfg.type.endswith('IterBasedTrainLoop'):
         return []
-    ends = [
-        (i, hook.get('end')) for i, hook in enumerate(method.get('custom_hooks', []))
-    ]
     return [
-        (i, end, round(train_cfg.max_iters * end / EPOCHS_1X)) for i, end in ends if end
+        (i, hook.end, round(train_cfg.max_iters * hook.end / EPOCHS_1X))
+        for i, hook in enumerate(method.get('custom_hooks', []))
+        if 'end' in hook
     ]

@@ -1,11 +1,7 @@
-"""What a training is checked for before its first iteration."""
+"""Checks of a training before its first iteration."""
 
 from ctkd_mm.utils.lazy import face
 
 __getattr__, __all__ = face(
-    __name__,
-    {
-        'dry_run': ('check',),
-        'preflight_hook': ('PreflightHook',),
-    },
+    __name__, {'dry_run': ['check'], 'preflight_hook': ['PreflightHook']}
 )

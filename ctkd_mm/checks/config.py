@@ -1,15 +1,18 @@
-"""Rules about a config and the model that it builds."""
+"""Rules about a config and the model that is built from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from mmengine.runner import Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctkd_mm.engine.hooks.curriculum_hook import CurriculumHook
 from ctkd_mm.models.temperatures.gradient_reversal import GradientReversal
+from ctkd_mm.utils.model import has_loaded, unwrapped
 
-# Where the settings that a method's config hands over are read.
+# Settings of a method's config, and the places where they are read.
 READ_AT = dict(
     loss_kd='model.loss_kd',
     loss_ld='model.bbox_head.loss_ld',
@@ -19,7 +22,7 @@ READ_AT = dict(
 
 
 def left_at_the_top(runner: Runner) -> Iterator[str]:
-    """Find settings of a method that nothing reads where they stand.
+    """Find settings of a method in a place where nothing reads them.
 
     The shipped configs move them: ``model = dict(loss_kd=_base_.pop('loss_kd'))``.
     """
@@ -50,12 +53,39 @@ def other_classes(runner: Runner) -> Iterator[str]:
 
 def no_curriculum(runner: Runner) -> Iterator[str]:
     """Find a learnable temperature whose lambda nothing sets."""
-    if any(isinstance(hook, CurriculumHook) for hook in runner.hooks):
+    if not any(isinstance(hook, CurriculumHook) for hook in runner.hooks):
+        for name, module in runner.model.named_modules():
+            if isinstance(module, GradientReversal):
+                yield (
+                    f'custom_hooks has no CurriculumHook, but {name} is learnable: '
+                    'lambda would have no ramp. Add '
+                    "dict(type='ctkd_mm.CurriculumHook', end=5)"
+                )
+
+
+def frozen_random_backbone(runner: Runner) -> Iterator[str]:
+    """Find a backbone that loads no weights although a part of it is frozen."""
+    model = unwrapped(runner)
+    detector = getattr(model, 'architecture', model)
+    backbone = getattr(detector, 'backbone', None)
+    if has_loaded(runner) or backbone is None:
         return
-    for name, module in runner.model.named_modules():
-        if isinstance(module, GradientReversal):
-            yield (
-                f'custom_hooks has no CurriculumHook, but {name} is learnable: lambda '
-                "would have no ramp. Add dict(type='ctkd_mm.CurriculumHook', end=5)"
-            )
-            return
+    if any(map(_loads, (model, detector, *backbone.modules()))):
+        return
+    backbone.train()  # some freeze their weights in it alone
+    frozen = sum(not p.requires_grad for p in backbone.parameters())
+    norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
+    fixed = sum(not norm.training for norm in norms)
+    if frozen or fixed:
+        yield (
+            f'the backbone loads no weights, but {frozen} of its parameters and '
+            f'{fixed} of its {len(norms)} BatchNorm layers stay frozen. Set '
+            "init_cfg=dict(type='Pretrained', ...), or frozen_stages=-1, "
+            'norm_eval=False, norm_cfg.requires_grad=True'
+        )
+
+
+def _loads(module: nn.Module) -> bool:
+    # DetectoRS' ResNet keeps the path alone.
+    own = isinstance(getattr(module, 'pretrained', None), str)
+    return own or 'Pretrained' in str(getattr(module, 'init_cfg', None))

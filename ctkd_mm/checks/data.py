@@ -1,7 +1,8 @@
-"""Rules about annotation files: what MMDetection would read silently wrong.
+"""Rules about annotation files, whose faults MMDetection reads without an error.
 
-MMDetection numbers the labels in the order of the file's categories, drops what belongs
-to no image or category, and evaluates whatever images the evaluator's file has.
+MMDetection numbers the labels in the order of the categories in the file. It drops an
+annotation whose image or category is not there, and evaluates whatever images the
+evaluator's file lists.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from mmengine.fileio import get
 from mmengine.runner import Runner
 
-from ctkd_mm.utils.config import bare, walk
+from ctkd_mm.utils.config import walk
 from ctkd_mm.utils.messages import nearest, some
 
 # Polygons are most of a COCO file, and no rule reads them.
@@ -25,9 +26,15 @@ POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"{}]*\]')
 
 def wrong_annotations(runner: Runner) -> Iterator[str]:
     """Find files whose entries hide each other, or whose labels are other classes."""
-    for key, dataset, file in _files(runner):
-        yield from (f'{key}: {dataset.ann_file}: {fault}' for fault in id_faults(file))
-        yield from label_faults(key, dataset, file)
+    from mmdet.datasets import CocoDataset
+
+    for name, loader in dataloaders(runner).items():
+        for key, part in parts(loader.dataset, f'{name}.dataset'):
+            load = getattr(type(part), 'load_data_list', None)
+            if load is CocoDataset.load_data_list:
+                file = read(part.ann_file, part.backend_args)
+                yield from (f'{key}: {part.ann_file}: {f}' for f in id_faults(file))
+                yield from label_faults(key, part, file)
 
 
 def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
@@ -42,13 +49,14 @@ def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
         The first fault, if there is one.
     """
     classes = dataset.metainfo.get('classes') or ()
-    if isinstance(classes, str):  # left to MMDetection's NumClassCheckHook
-        return
-    names = {category['id']: category['name'] for category in file['categories']}
-    in_file = list(names.values())
+    in_file = [category['name'] for category in file['categories']]
     absent = [name for name in classes if name not in in_file]
     if absent and tuple(classes) == tuple(dataset.METAINFO.get('classes') or ()):
-        yield forgotten_metainfo(key, dataset.ann_file, in_file)
+        yield (
+            f'{key}.metainfo is not set, so its classes are not those of '
+            f'{dataset.ann_file}. Write metainfo=dict(classes={tuple(in_file)!r}) in '
+            f'each data set, and num_classes={len(in_file)} in every box head'
+        )
     elif absent:
         yield (
             f'{key}.metainfo.classes has {absent[0]!r}, {dataset.ann_file} does not'
@@ -56,43 +64,31 @@ def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
             f'names: {some(map(repr, in_file))}'
         )
     else:
-        for want, index in zip(classes, dataset.cat_ids):
-            if names[index] != want:
+        numbered = [name for name in in_file if name in classes]
+        for want, found in zip(classes, numbered):
+            if want != found:
                 yield (
                     f'{key}.metainfo.classes has {want!r} where {dataset.ann_file} '
-                    f'has {names[index]!r}: write the names in the order of the file'
+                    f'has {found!r}: write the names in the order of the file'
                 )
                 return
 
 
-def forgotten_metainfo(key: str, ann_file: str, names: list[str]) -> str:
-    """Say that a data set of one's own has the class names of its type."""
-    return (
-        f'{key}.metainfo is not set, so its classes are not those of {ann_file}. Write '
-        f'metainfo=dict(classes={tuple(names)!r}) in each data set, and '
-        f'num_classes={len(names)} in every box head'
-    )
-
-
-def without_metainfo(cfg: dict) -> Iterator[str]:
-    """Find the data sets of a config that lack class names, where none can be built.
+def emptied_data(cfg: dict) -> Iterator[str]:
+    """Find data sets with wrong classes, where MMDetection dropped all their images.
 
     Args:
         cfg: A complete config.
 
     Yields:
-        A sentence for each data set whose file has other names than its type.
+        What :func:`label_faults` finds in each ``CocoDataset``.
     """
     from mmdet.registry import DATASETS
 
-    for key, part in walk({k: v for k, v in cfg.items() if k.endswith('_dataloader')}):
-        if isinstance(part, dict) and part.get('ann_file'):
-            own = getattr(DATASETS.get(bare(part.get('type'))), 'METAINFO', {})
-            path = osp.join(part.get('data_root') or '', part['ann_file'])
-            names = [c['name'] for c in read(path)['categories']]
-            given = (part.get('metainfo') or {}).get('classes')
-            if not given and not set(names) <= set(own.get('classes') or names):
-                yield forgotten_metainfo(key, path, names)
+    for key, part in walk({**cfg}):
+        if '_dataloader' in key and isinstance(part, dict) and part.get('ann_file'):
+            dataset = DATASETS.build({**part, 'pipeline': [], 'lazy_init': True})
+            yield from label_faults(key, dataset, read(dataset.ann_file))
 
 
 def id_faults(file: dict) -> Iterator[str]:
@@ -104,8 +100,7 @@ def id_faults(file: dict) -> Iterator[str]:
     Yields:
         A sentence for each kind of fault.
     """
-    unique = [('images', 'id'), ('categories', 'id'), ('categories', 'name')]
-    for part, field in unique:
+    for part, field in (('images', 'id'), ('categories', 'id'), ('categories', 'name')):
         values = Counter(entry[field] for entry in file[part])
         repeated = [repr(value) for value, count in values.items() if count > 1]
         if repeated:
@@ -124,7 +119,7 @@ def id_faults(file: dict) -> Iterator[str]:
 
 
 def other_images(runner: Runner, split: str = 'val') -> Iterator[str]:
-    """Find an evaluator that counts other images than those it is shown.
+    """Find an evaluator whose file lists other images than those that it is shown.
 
     Args:
         runner: The runner.
@@ -139,10 +134,8 @@ def other_images(runner: Runner, split: str = 'val') -> Iterator[str]:
     dataset = loop and loop.dataloader.dataset
     if not hasattr(dataset, 'get_data_info'):
         return
-    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    shown = {
-        (info.get('img_id'), osp.basename(info.get('img_path') or '')) for info in infos
-    }
+    infos = map(dataset.get_data_info, range(len(dataset)))
+    shown = {(i.get('img_id'), osp.basename(i.get('img_path') or '')) for i in infos}
     for metric in loop.evaluator.metrics:
         coco = isinstance(metric, CocoMetric) and metric._coco_api
         if not coco or metric.format_only:
@@ -195,14 +188,3 @@ def dataloaders(runner: Runner) -> dict[str, Any]:
     if runner.val_loop is not None:
         loaders['val_dataloader'] = runner.val_dataloader
     return loaders
-
-
-def _files(runner: Runner) -> Iterator[tuple[str, Any, dict]]:
-    """The data sets that load their file as CocoDataset does, with its content."""
-    from mmdet.datasets import CocoDataset
-
-    for name, loader in dataloaders(runner).items():
-        for key, part in parts(loader.dataset, f'{name}.dataset'):
-            load = getattr(type(part), 'load_data_list', None)
-            if load is CocoDataset.load_data_list:
-                yield key, part, read(part.ann_file, part.backend_args)

@@ -22,8 +22,7 @@ class Stop(Exception):
 def start(cfg: Config, hook: Hook) -> Runner:
     """Start a training up to a hook that raises :class:`Stop` in ``before_train``.
 
-    Builds and checks all that ``Runner.train`` does, in a temporary work directory:
-    whatever a training would refuse is refused here.
+    Builds and checks, in a temporary work directory, all that ``Runner.train`` does.
 
     Args:
         cfg: A complete config; unchanged.
@@ -47,8 +46,7 @@ def start(cfg: Config, hook: Hook) -> Runner:
             runner.register_hook(PreflightHook())
         # After all checks, before PreemptionHook (100) takes the signals.
         runner.register_hook(hook, priority=99)
-        # pycocotools prints its progress; what else is printed is lost too. The log
-        # keeps the stream that it has.
+        # pycocotools prints its progress. The log keeps the stream that it has.
         with suppress(Stop), redirect_stdout(io.StringIO()):
             runner.train()
     return runner

@@ -1,4 +1,4 @@
-"""What can be known before the first iteration is checked before it."""
+"""The hook that checks a training before its first iteration."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from mmengine.runner import Runner
 from ctkd_mm.checks import config, data, start
 from ctkd_mm.checks.teacher import check_class_names, evaluate_teacher
 from ctkd_mm.models.teachers.load import adopt_teacher, teacher_of
-from ctkd_mm.models.temperatures.base import find_temperatures
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.messages import warn
 from ctkd_mm.utils.model import resumes, teaching, trains, unwrapped
 
-# What is silent without them, and comes from distillation, from the shipped recipes, or
-# gives a wrong mAP. Each is called with the runner and yields a sentence for a fault.
+# Faults that no error shows, and that come from distillation or from the shipped
+# configs, or make the mAP wrong. A rule gets the runner and yields a sentence a fault.
 RULES = [
-    ('a setting that nothing reads', config.left_at_the_top, 'refuse'),
+    ('a setting in a place where nothing reads it', config.left_at_the_top, 'refuse'),
     ('a learnable temperature without lambda', config.no_curriculum, 'refuse'),
     ('annotations that hide each other, labels', data.wrong_annotations, 'refuse'),
     ('heads of other classes', config.other_classes, 'refuse'),
     ('an mAP of other images', data.other_images, 'refuse'),
-    ('a frozen random backbone', start.frozen_random_backbone, 'warn'),
+    ('a frozen random backbone', config.frozen_random_backbone, 'warn'),
 ]
 
 
@@ -45,15 +44,14 @@ class Expectation(NamedTuple):
 
 @HOOKS.register_module()
 class PreflightHook(Hook):
-    """Refuses, before training, a run that would be wrong without a word.
+    """Refuses a training that would go wrong without an error.
 
-    Checked are ``RULES``, and of a distillation that teacher and data have the same
-    class names in the same order, as has the checkpoint that a run resumes or, with
-    all of the student, starts from; that each model's features have the strides and
-    its logits the columns that its head's config says (``check_heads``); on a resume,
-    that teacher and loss are the same. A teacher of MMRazor's or MMDetection's own
-    distillation is loaded again for that, strictly. The hash of its weights is logged
-    and stored in every checkpoint.
+    Every training has to pass ``RULES``. In a distillation, teacher, data and a resumed
+    checkpoint must have the same class names in the same order; each model's features
+    must have the strides, and its logits the columns, that its head's config says
+    (``check_heads``); a resume needs the same teacher and loss. The teacher of
+    MMRazor's or MMDetection's own distillation is loaded again, strictly. The hash of
+    the teacher's weights is logged and stored in every checkpoint.
 
     Args:
         expect_map: None, or ``dict(value=..., tol=..., images=K)``: evaluate the
@@ -77,7 +75,7 @@ class PreflightHook(Hook):
         self.loaded: dict[str, dict] = {}
 
     def before_run(self, runner: Runner) -> None:
-        """Load a teacher that is not ours again, strictly."""
+        """Load the teacher of MMRazor's or MMDetection's distillation strictly."""
         model = unwrapped(runner)
         if trains(runner) and teacher_of(model) and not teaching(runner):
             adopt_teacher(model, runner.cfg.model.get('teacher_ckpt'))
@@ -108,14 +106,11 @@ class PreflightHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check that the weights fit, and that a resume has its teacher and loss."""
-        lost, model = start.check_weights(runner, checkpoint), unwrapped(runner)
-        meta = checkpoint.get('meta') or {}
+        start.check_weights(runner, checkpoint)
         if resumes(runner):
+            meta = checkpoint.get('meta') or {}
             start.check_resumed(runner, meta)
             self.loaded = {'the resumed checkpoint': meta}
-        elif all(name.startswith(tuple(find_temperatures(model))) for name in lost):
-            # A head for other classes would, as a rule, have another shape.
-            self.loaded = {'load_from': meta}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note the loss and the teacher; the teacher's weights are not stored."""
@@ -130,19 +125,18 @@ class PreflightHook(Hook):
 
     def _check_map(self, runner: Runner, model: BaseModel) -> str:
         want, hub = self.expect_map, runner.message_hub
-        identity = dict(sha256=model.teacher_sha256, images=want.images)
+        images = min(want.images, len(runner.val_dataloader.dataset))
+        identity = dict(sha256=model.teacher_sha256, images=images)
         known = hub.runtime_info.get('teacher_map', {})
         if not identity.items() <= known.items():
-            metric, value = evaluate_teacher(runner, teacher_of(model), want.images)
+            metric, value = evaluate_teacher(runner, teacher_of(model), images)
             known = dict(**identity, metric=metric, value=value)
             hub.update_info('teacher_map', known)
-        images = min(want.images, len(runner.val_dataloader.dataset))
         line = f'teacher {known["metric"]} {known["value"]:.4f} on {images} images'
         if known['value'] < want.value - want.tol:
             raise ValueError(
-                f'{line}, but expect_map asks for {want.value} - {want.tol}: is '
-                f'model.teacher_ckpt={model.teacher_ckpt!r} the one, and does the data '
-                'pipeline give what it was trained on?'
+                f'{line}, but expect_map asks for {want.value} - {want.tol}. Check '
+                f'model.teacher_ckpt={model.teacher_ckpt!r} and the data pipeline'
             )
         return line
 
@@ -170,6 +164,6 @@ def _first_refusal(runner: Runner) -> str | None:
                 if verdict == 'refuse':
                     return fault
                 warn(fault)
-    except Exception as error:  # whatever it is, the other ranks wait for it
+    except Exception as error:  # the other ranks wait for a result
         return f'{type(error).__name__}: {error}'
     return None

@@ -1,4 +1,4 @@
-"""The teacher held against the data: its class names, its mAP."""
+"""Compares the teacher with the data: its class names, and its mAP on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Subset
 
 
 def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) -> str:
-    """Compare the names, and their order, of the teacher's checkpoint and the data.
+    """Compare the class names of checkpoints and data, and their order.
 
     Args:
         metas: ``meta`` of checkpoints, of MMDetection 3 or 2, by where they come from.
@@ -35,17 +35,13 @@ def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) ->
         return 'no class names to compare'
     (first, want), *others = known.items()
     for key, found in others:
-        if found == want:
-            continue
-        pairs = zip_longest(map(repr, want), map(repr, found), fillvalue='absent')
-        i, a, b = next((i, a, b) for i, (a, b) in enumerate(pairs) if a != b)
-        raise ValueError(
-            f'class {i} is {a} in {first} ({len(want)} classes) and '
-            f'{b} in {key} ({len(found)} classes): names and order must '
-            "agree, or column i of the two models' logits means two things. Set "
-            'metainfo.classes of the data as the teacher was trained, or take another '
-            'checkpoint'
-        )
+        for i, (a, b) in enumerate(zip_longest(want, found)):
+            if a != b:
+                raise ValueError(
+                    f'class {i} is {a!r} in {first} ({len(want)} classes) and {b!r} in '
+                    f'{key} ({len(found)} classes): names and order must agree. Set '
+                    'metainfo.classes of the data, or take another checkpoint'
+                )
     line = f'{len(want)} classes, the same in {", ".join(known)}'
     unnamed = [key for key in names if key not in known]
     return line + (f'; no names to compare in {", ".join(unnamed)}' if unnamed else '')
@@ -54,12 +50,14 @@ def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) ->
 def evaluate_teacher(
     runner: Runner, teacher: BaseModel, images: int
 ) -> tuple[str, float]:
-    """Evaluate the teacher on the first validation images, by its own pixels.
+    """Evaluate the teacher on the first validation images.
+
+    The images pass through its own ``data_preprocessor``.
 
     Args:
         runner: The runner, for ``val_dataloader`` and ``val_evaluator``.
         teacher: The detector.
-        images: How many images; no more than there are.
+        images: How many images, at most as many as there are.
 
     Returns:
         Name and value of the evaluator's first mAP.
@@ -68,14 +66,13 @@ def evaluate_teacher(
         ValueError: If ``val_evaluator`` gives no mAP.
     """
     dataset = runner.val_dataloader.dataset
-    images = min(images, len(dataset))
     loader = runner.build_dataloader(
         {**runner.cfg.val_dataloader, 'dataset': Subset(dataset, range(images))}
     )
     evaluator = runner.build_evaluator(runner.cfg.val_evaluator)
     evaluator.dataset_meta = dataset.metainfo
     for metric in evaluator.metrics:
-        # CocoMetric would count the images that were not looked at as misses.
+        # CocoMetric would count the objects of all other images as missed.
         metric.img_ids = [dataset.get_data_info(i)['img_id'] for i in range(images)]
     with torch.no_grad():
         for batch in loader:

@@ -1,56 +1,53 @@
 """MMRazor 1.0.0 on a current PyTorch and on the forked MMCV.
 
-MMRazor is repaired while Python imports it: ``import ctkd_mm`` itself loads none of
-it, and a config with MMRazor's own distillers alone gets repaired ones.
+MMRazor is repaired while Python imports it: ``import ctkd_mm`` itself imports none of
+it, and a config that has only MMRazor's own distillers gets repaired ones.
 """
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 from torch import nn
 
-_QUANTIZATION = 'mmrazor.structures.quantization'
-_ALGORITHMS = 'mmrazor.models.algorithms.base'
+ALGORITHMS = 'mmrazor.models.algorithms.base'
 
 
 def apply() -> None:
     """Repair MMRazor's modules when they are imported, or now if they have been."""
-    sys.meta_path.insert(0, _Repairs())
-    if _ALGORITHMS in sys.modules:
-        _switch_off_inplace(sys.modules[_ALGORITHMS])
+    sys.meta_path.insert(0, RepairingFinder())
+    if ALGORITHMS in sys.modules:
+        import_algorithms(lambda module: None, sys.modules[ALGORITHMS])
 
 
-class _Repairs(importlib.abc.MetaPathFinder):
-    """Finds modules as Python does, to execute some of them with a repair."""
+class RepairingFinder(MetaPathFinder):
+    """Finds modules as Python does; those in ``REPAIRS`` are executed by a repair."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname not in _REPAIRS:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
+        """Find a module's spec, as :class:`importlib.abc.MetaPathFinder` asks."""
+        spec = PathFinder.find_spec(fullname, path) if fullname in REPAIRS else None
         if spec is not None:
-            repair, execute = _REPAIRS[fullname], spec.loader.exec_module
-            spec.loader.exec_module = lambda module: repair(module, execute)
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = partial(REPAIRS[fullname], execute)
         return spec
 
 
-def _import_mmrazor(module: ModuleType, execute: Callable) -> None:
-    """Show MMRazor the newest mmcv that it accepts; ``stack`` has the real bounds."""
+def import_mmrazor(execute: Callable, module: ModuleType) -> None:
+    """Show MMRazor the newest mmcv that it accepts; ``stack`` checks the real one."""
     import mmcv
 
-    found, mmcv.__version__ = mmcv.__version__, '2.1.0'
-    try:
+    with mock.patch.object(mmcv, '__version__', '2.1.0'):
         execute(module)  # checks versions and does nothing else
-    finally:
-        mmcv.__version__ = found
 
 
-def _import_quantization(module: ModuleType, execute: Callable) -> None:
+def import_quantization(execute: Callable, module: ModuleType) -> None:
     """Give MMRazor names to import where torch 2 removed what quantization needs.
 
     They are None: any quantization fails at its first use of them.
@@ -61,30 +58,27 @@ def _import_quantization(module: ModuleType, execute: Callable) -> None:
         module.BackendConfigs = module.QConfigHandler = None
 
 
-def _import_algorithms(module: ModuleType, execute: Callable) -> None:
+def import_algorithms(execute: Callable, module: ModuleType) -> None:
+    """Let recorders see a layer's own output, which no in-place layer changes."""
     execute(module)
-    _switch_off_inplace(module)
+    module.BaseAlgorithm.set_module_inplace_false = set_module_inplace_false
 
 
-def _switch_off_inplace(module: ModuleType) -> None:
-    """Let recorders see a layer's own output, which no in-place layer changes.
+def set_module_inplace_false(
+    algorithm: nn.Module, architecture: nn.Module, varstr: str
+) -> None:
+    """Switch off ``inplace`` in a whole model.
 
     MMRazor's version walks ``OrderedDict`` children only and so changes nothing on
     PyTorch >= 2.5, where they are plain dicts.
     """
-
-    def set_module_inplace_false(
-        self: nn.Module, architecture: nn.Module, varstr: str
-    ) -> None:
-        for part in architecture.modules():
-            if hasattr(part, 'inplace'):
-                part.inplace = False
-
-    module.BaseAlgorithm.set_module_inplace_false = set_module_inplace_false
+    for part in architecture.modules():
+        if hasattr(part, 'inplace'):
+            part.inplace = False
 
 
-_REPAIRS = {
-    'mmrazor': _import_mmrazor,
-    _QUANTIZATION: _import_quantization,
-    _ALGORITHMS: _import_algorithms,
+REPAIRS = {
+    'mmrazor': import_mmrazor,
+    'mmrazor.structures.quantization': import_quantization,
+    ALGORITHMS: import_algorithms,
 }

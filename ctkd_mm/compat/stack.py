@@ -1,20 +1,17 @@
-"""The installed OpenMMLab stack and its bounds, which setup.py holds.
+"""The installed OpenMMLab packages, compared with the versions that setup.py asks for.
 
-Two stacks have the same import names, one extra each: ``openmmlab``, OpenMMLab's own
-releases, and ``onedl``, the maintained forks. MMEngine's distribution tells which.
+Two sets of packages have the same import names, and setup.py has an extra for each:
+``openmmlab`` is OpenMMLab's own releases, ``onedl`` is the maintained forks. Which one
+is installed is told by the distribution name of MMEngine.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-from typing import Any
+from importlib import import_module, metadata, util
 
-_FORKS = {
-    'mmengine': 'onedl-mmengine',
-    'mmcv': 'onedl-mmcv',
-    'mmdet': 'onedl-mmdetection',
-}
+from packaging.requirements import Requirement
+
+_FORKS = dict(mmengine='onedl-mmengine', mmcv='onedl-mmcv', mmdet='onedl-mmdetection')
 
 
 def installed_extra() -> str:
@@ -52,24 +49,23 @@ def require(name: str) -> None:
             f'{name} and {fork} are both installed and overwrite each other. Remove '
             f'both (pip uninstall {name} {fork}), then install the one that you want.'
         )
-    wanted = _requirements().get(name)
+    wanted = _requirements().get(name, Requirement(name))
     try:
-        found = getattr(importlib.import_module(name), '__version__', None)
-        is_wanted = wanted is None or wanted.specifier.contains(found, True)
+        found = import_module(name).__version__
+        is_wanted = wanted.specifier.contains(found, True)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
         found, is_wanted = 'not installed', False
-    if is_wanted and name == 'mmcv' and importlib.util.find_spec('mmcv._ext') is None:
+    if is_wanted and name == 'mmcv' and util.find_spec('mmcv._ext') is None:
         found, is_wanted = 'a build without compiled ops (no mmcv._ext)', False
     if is_wanted:
         return
-    wanted = f'{wanted.name}{wanted.specifier}' if wanted else name
+    wanted = f'{wanted.name}{wanted.specifier}'
     command = f"in the checkout of ctkd_mm, pip install -e '.[{installed_extra()}]'"
     if name == 'mmcv':  # the extra would build it in isolation, without its ops
         command = (
-            'a prebuilt wheel, or pip install --no-build-isolation --no-deps '
-            f"--no-cache-dir '{wanted}'"
+            f"pip install --no-build-isolation --no-deps --no-cache-dir '{wanted}'"
         )
     raise ImportError(
         f'{name}: found {found}, ctkd_mm needs {wanted}. Install it: {command}'
@@ -77,23 +73,17 @@ def require(name: str) -> None:
 
 
 def _is_installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    return any(metadata.distributions(name=distribution))
 
 
-def _requirements() -> dict[str, Any]:
+def _requirements() -> dict[str, Requirement]:
     """Requirements by import name; none when ctkd_mm is used without an install."""
     try:
-        from packaging.requirements import Requirement
-
-        lines = importlib.metadata.requires('ctkd_mm') or []
-    except ImportError:
+        lines = metadata.requires('ctkd_mm')
+    except metadata.PackageNotFoundError:
         return {}
     extra = {'extra': installed_extra()}
-    found = [Requirement(line) for line in lines]
-    found = [r for r in found if r.marker is None or r.marker.evaluate(extra)]
     names = {fork: name for name, fork in _FORKS.items()}
+    found = map(Requirement, lines)
+    found = [r for r in found if r.marker is None or r.marker.evaluate(extra)]
     return {names.get(r.name, r.name): r for r in found}

@@ -20,12 +20,12 @@ CLASSES = tuple('0123456789')
 SPLITS = ('train', 'val')
 VAL_FRACTION = 0.2
 MIN_IMAGE_SIZE = 64  # the smallest digits are 10 px high then; the scans have 8
-FORMAT = 'ctkd_mm digits'
-FORMAT_VERSION = 1  # raise it when the scenes change: old sets are then refused
+# Raise the version when the scenes change: old sets are then refused.
+FORMAT = dict(format='ctkd_mm digits', version=1)
 
 
 def split_scans(seed: int = 0) -> dict[str, np.ndarray]:
-    """Share the 1797 scans out between the splits, none to both.
+    """Give each of the 1797 scans to one of the splits.
 
     Args:
         seed: Seed of the permutation, >= 0.
@@ -46,7 +46,7 @@ def _write_split(root: Path, split: str, meta: dict) -> None:
     images, annotations = [], []
     (root / split).mkdir()
     for index in range(meta[f'num_{split}']):
-        # A generator of its own: a scene does not depend on how many there are.
+        # Each scene has its own generator, so that it is the same in a larger set.
         rng = np.random.default_rng([meta['seed'], SPLITS.index(split), index])
         image, rows, boxes = render_scene(scans, size, rng)
         name = f'{index:06d}.png'
@@ -67,7 +67,7 @@ def _write_split(root: Path, split: str, meta: dict) -> None:
 
 
 def _make(root: Path, meta: dict) -> None:
-    """Make the set beside root, then give it the name by a rename."""
+    """Make the set in a folder beside root, then rename that to root."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as work:
         new = Path(work) / 'new'
@@ -102,8 +102,8 @@ def make_demo_data(
         ``root`` as a path.
 
     Raises:
-        ValueError: If a number is not an int in its range, or ``root`` is anything
-            else than such a folder.
+        ValueError: If a number is not an int in its range.
+        OSError: If ``root`` is a file, or a folder with anything else in it.
 
     Source: scans of scikit-learn's ``load_digits``; the format is COCO's, with the
     extra annotation key ``scan``, the index of the scan.
@@ -112,14 +112,9 @@ def make_demo_data(
     for (name, value), minimum in zip(meta.items(), (1, 1, MIN_IMAGE_SIZE, 0)):
         if type(value) is not int or value < minimum:
             raise ValueError(f'{name} must be an int >= {minimum}, got {value!r}')
-    meta.update(format=FORMAT, version=FORMAT_VERSION)
+    meta.update(FORMAT)
     root, made = Path(root), Path(root) / 'meta.json'
     if made.is_file() and made.read_text() == json.dumps(meta, indent=2):
         return root
-    if root.is_file() or (root.exists() and any(root.iterdir())):
-        raise ValueError(
-            f'root must be new, empty or the same digits set, got {root}: give another '
-            'name, or remove it first'
-        )
     _make(root.resolve(), meta)
     return root

@@ -1,4 +1,4 @@
-"""The demo: teacher, student alone and CTKD student on scanned digits, compared."""
+"""The demo: compares teacher, student alone and CTKD student on scanned digits."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
+from mmdet.apis import DetInferencer, init_detector
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
 
 from ctkd_mm.analysis.figures import plot_curriculum
 from ctkd_mm.analysis.report.runs import training_minutes
@@ -18,38 +20,35 @@ from ctkd_mm.analysis.run_log import read_scalars
 from ctkd_mm.apis.extract_student import extract_student
 from ctkd_mm.demo.digits import make_demo_data
 
-WORK_DIR = Path('work_dirs/demo')  # where the demo configs look for set and teacher
+WORK_DIR = Path('work_dirs/demo')  # the demo configs read data and teacher from here
 CONFIGS = Path('configs/demo')
-STUDENT = CONFIGS / 'faster-rcnn_r18-eighth_fpn_digits.py'
 RUNS = {
     'teacher': CONFIGS / 'faster-rcnn_r18-half_fpn_digits.py',
-    'student': STUDENT,
+    'student': CONFIGS / 'faster-rcnn_r18-eighth_fpn_digits.py',
     'ctkd': CONFIGS / 'ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py',
 }
-DETECTORS = {**RUNS, 'ctkd': STUDENT}  # as evaluated: without teacher
+DETECTORS = {**RUNS, 'ctkd': RUNS['student']}  # what is evaluated has no teacher
 TITLES = dict(teacher='teacher', student='student alone', ctkd='student with CTKD')
 SHEET_IMAGES = 4
 SCORE_THR = 0.3
+PROGRESS = re.compile(r'Epoch\(\w+\) .*?(?=  (data_)?time:|  coco/\S*_75)')
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def run_demo() -> list[str]:
-    """Make the set, train and evaluate all three, compare them.
+    """Make the data, train and evaluate the three models, and compare them.
 
-    Whatever is complete in ``work_dirs/demo`` is kept and an interrupted training
-    goes on from its last checkpoint, so the demo can be called again at any time.
-    Runs in the root of a checkout.
+    What is complete in ``work_dirs/demo`` is kept, and an interrupted training goes on
+    from its last checkpoint: the demo can be called again at any time. Call it in the
+    root of a checkout.
 
     Returns:
-        The table, the pictures' paths and the minutes that it took, as lines.
+        The table and the paths of the pictures, as lines.
 
     Raises:
-        FileNotFoundError: If the current folder is no checkout of ctkd_mm.
+        FileNotFoundError: If the current folder is not the root of a checkout.
         RuntimeError: If a training or an evaluation fails; with the end of its output.
     """
-    if not CONFIGS.is_dir():
-        raise FileNotFoundError(f'{CONFIGS} not found: run the demo in a checkout')
-    start = time.time()
     print('\n=== 1/5 making the digits set', flush=True)
     make_demo_data(WORK_DIR / 'data')
     checkpoints = {}
@@ -65,7 +64,6 @@ def run_demo() -> list[str]:
     return [
         f'\n{table}\n\ntemperature and lambda: {curve}',
         f'detections: {draw_sheet(checkpoints)}',
-        f'total: {(time.time() - start) / 60:.1f} min',
     ]
 
 
@@ -86,16 +84,14 @@ def format_table(rows: list[dict[str, object]]) -> str:
 
 
 def draw_sheet(checkpoints: dict[str, Path]) -> Path:
-    """Run MMDetection's ``DetInferencer`` and draw detections side by side.
+    """Detect with MMDetection's ``DetInferencer`` and draw what was found.
 
     Args:
-        checkpoints: Plain detectors' checkpoints: ``teacher`` and ``ctkd``.
+        checkpoints: Of the plain detectors ``teacher`` and ``ctkd``.
 
     Returns:
-        Path of the PNG: a row an image; ground truth, student, teacher.
+        Path of the PNG: a row for each image, with ground truth, student and teacher.
     """
-    from mmdet.apis import DetInferencer
-
     data = WORK_DIR / 'data'
     coco = json.loads((data / 'annotations' / 'val.json').read_text())
     paths, truth = [], []
@@ -107,7 +103,8 @@ def draw_sheet(checkpoints: dict[str, Path]) -> Path:
     for name in ('ctkd', 'teacher'):
         model = str(DETECTORS[name]), str(checkpoints[name])
         detect = DetInferencer(*model, device='cpu', show_progress=False)
-        columns[TITLES[name]] = map(_detections, detect(paths)['predictions'])
+        found = detect(paths, return_datasamples=True)['predictions']
+        columns[TITLES[name]] = map(_detections, found)
     pictures = []
     for title, boxes in columns.items():
         picture = np.vstack([*map(_draw, paths, boxes)])
@@ -119,13 +116,10 @@ def draw_sheet(checkpoints: dict[str, Path]) -> Path:
     return out
 
 
-def _detections(found: dict) -> list[tuple[list, int]]:
-    boxes = zip(found['bboxes'], found['labels'], found['scores'])
-    return [
-        ([x1, y1, x2 - x1, y2 - y1], label)
-        for (x1, y1, x2, y2), label, score in boxes
-        if score >= SCORE_THR
-    ]
+def _detections(sample: DetDataSample) -> list[tuple[list, int]]:
+    found = sample.pred_instances[sample.pred_instances.scores >= SCORE_THR]
+    found.bboxes[:, 2:] -= found.bboxes[:, :2]  # width and height, as in a COCO file
+    return [*zip(found.bboxes.tolist(), found.labels.tolist())]
 
 
 def _draw(path: str, boxes: list[tuple[list, int]]) -> np.ndarray:
@@ -138,7 +132,7 @@ def _draw(path: str, boxes: list[tuple[list, int]]) -> np.ndarray:
 
 
 def run_training(name: str, work_dir: Path) -> Path:
-    """Train a model of the demo, or go on, unless its last checkpoint is there.
+    """Train a model of the demo, from its last checkpoint on, unless it is complete.
 
     Args:
         name: A key of ``RUNS``.
@@ -150,18 +144,16 @@ def run_training(name: str, work_dir: Path) -> Path:
     Raises:
         RuntimeError: If the training fails; with the end of its output.
     """
-    from mmengine.config import Config
-
     epochs = Config.fromfile(RUNS[name]).train_cfg.max_epochs
     last = work_dir / name / f'epoch_{epochs}.pth'
-    if not last.is_file():  # AtomicCheckpointHook: never half a file
+    if not last.is_file():  # AtomicCheckpointHook never leaves half a file
         log = work_dir / f'{name}.log'
         _tool('train', log, RUNS[name], '--work-dir', work_dir / name, '--resume')
     return last
 
 
 def _tool(name: str, log: Path, *args: object) -> None:
-    """Run a tool: everything into the log, progress and validation to the screen."""
+    """Run a tool: all its output goes to the log, progress to the screen as well."""
     command = [sys.executable, f'tools/{name}.py', *map(str, args)]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open('a') as file, subprocess.Popen(
@@ -169,20 +161,16 @@ def _tool(name: str, log: Path, *args: object) -> None:
     ) as process:
         for line in process.stdout:
             file.write(line)
-            progress = re.search(
-                r'Epoch\(\w+\) .*?(?=  (data_)?time:|  coco/\S*_75)', line
-            )
+            progress = PROGRESS.search(line)
             if progress:
-                print(f'  {progress.group()}', flush=True)
+                print(f'  {progress[0]}', flush=True)
     if process.returncode:
         tail = ''.join(log.read_text().splitlines(keepends=True)[-30:])
         raise RuntimeError(f'{tail}\ntools/{name}.py failed; all of its output: {log}')
 
 
 def _evaluate(name: str, checkpoint: Path) -> dict[str, object]:
-    """Evaluate a plain detector's checkpoint: a row of the table."""
-    from mmdet.apis import init_detector
-
+    """Evaluate the checkpoint of a plain detector; return its row of the table."""
     config, out = DETECTORS[name], WORK_DIR / name / 'test'
     _tool('test', out / 'test.log', config, checkpoint, '--work-dir', out)
     metrics = json.loads(sorted(out.glob('*/*.json'))[-1].read_text())

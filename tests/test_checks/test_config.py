@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from mmengine.registry import MODELS
 
 from ctkd_mm import CTKDLoss, CurriculumHook, GlobalTemperature
 from ctkd_mm.checks.config import (
+    frozen_random_backbone,
     left_at_the_top,
     no_curriculum,
     other_classes,
@@ -78,3 +80,37 @@ def test_a_classifier_is_left_to_its_own_framework():
     loader = SimpleNamespace(dataset=dataset)
     runner = SimpleNamespace(model=model, train_dataloader=loader)
     assert list(other_classes(runner)) == []
+
+
+def told(cfg: dict, **loaded: bool) -> list[str]:
+    model = MODELS.build(cfg)
+    runner = SimpleNamespace(model=model, _has_loaded=False, **loaded)
+    return list(frozen_random_backbone(runner))
+
+
+def test_a_backbone_that_trains_wholly_passes(student_cfg):
+    assert told(student_cfg) == []
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'numbers'),
+    [
+        # conv1 and bn1: 3 parameters.
+        ('frozen_stages', 0, '3 of its parameters .* 1 of its 20'),
+        ('norm_eval', True, '0 of its parameters .* 20 of its 20'),
+        ('norm_cfg', dict(type='BN', requires_grad=False), '40 of its p.* 0 of its 20'),
+    ],
+)
+def test_random_weights_that_stay_frozen_are_told(student_cfg, key, value, numbers):
+    student_cfg.backbone[key] = value
+    (line,) = told(student_cfg)
+    assert re.search(numbers, line)
+    assert 'norm_eval=False' in line
+
+
+def test_weights_that_are_loaded_are_not_told(student_cfg):
+    student_cfg.backbone.frozen_stages = 0
+    student_cfg.backbone.init_cfg = dict(type='Pretrained', checkpoint='x.pth')
+    assert told(student_cfg) == []
+    runner = SimpleNamespace(model=MODELS.build(student_cfg), _has_loaded=True)
+    assert list(frozen_random_backbone(runner)) == []

@@ -110,20 +110,21 @@ def test_boxes_overlap_little_and_lie_inside_the_image(image_size):
 
 
 def test_no_digit_sits_inside_another():
-    inside = scenes._place(10, 10, [[0, 0, 96, 96]], 96, np.random.default_rng(0))
-    assert inside is None
+    canvas = scenes.Canvas(load_digits().images, 96, np.random.default_rng(0))
+    assert canvas.find_room(10, 10, [[0, 0, 96, 96]]) is None
+    assert canvas.find_room(10, 10, [])[2:] == [10, 10]
 
 
 def test_boxes_are_tight_around_the_pixels_a_digit_changed(monkeypatch):
-    paint, changed = scenes._paint, set()
+    paint, changed = scenes.Canvas.paint, set()
 
-    def record(image, *args):
-        before = image.copy()
-        paint(image, *args)
-        difference = np.abs(image - before).max(axis=2) > 0
+    def record(canvas, *args):
+        before = canvas.image.copy()
+        paint(canvas, *args)
+        difference = np.abs(canvas.image - before).max(axis=2) > 0
         changed.add(cv2.boundingRect(difference.astype(np.uint8)))
 
-    monkeypatch.setattr(scenes, '_paint', record)
+    monkeypatch.setattr(scenes.Canvas, 'paint', record)
     for seed in range(5):
         changed.clear()
         rng = np.random.default_rng(seed)
@@ -153,7 +154,7 @@ def test_a_set_of_other_arguments_is_not_replaced(tmp_path, change):
     arguments = {'num_train': 2, 'num_val': 1}
     root = make_demo_data(tmp_path / 'demo', **arguments)
     files = read_files(root)
-    with pytest.raises(ValueError, match=f'got {root}: give another name, or remove'):
+    with pytest.raises(OSError, match=f'not empty.*{root}'):
         make_demo_data(root, **{**arguments, **change})
     assert read_files(root) == files
 
@@ -163,7 +164,7 @@ def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(scenes, '_place', interrupt)
+        patch.setattr(scenes.Canvas, 'find_room', interrupt)
         with pytest.raises(KeyboardInterrupt):
             make_demo_data(tmp_path / 'demo', 2, 1)
     assert not list(tmp_path.iterdir())
@@ -179,14 +180,14 @@ def test_empty_folder_is_filled(tmp_path):
 @pytest.mark.parametrize('text', ['', '{"format": "another"}', '[]'])
 def test_folder_of_another_maker_is_refused(tmp_path, text):
     (tmp_path / 'meta.json').write_text(text)
-    with pytest.raises(ValueError, match='root must be new, empty or the same digits'):
+    with pytest.raises(OSError, match='not empty'):
         make_demo_data(tmp_path, 1, 1)
     assert read_files(tmp_path) == {'meta.json': text.encode()}
 
 
 def test_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / 'demo').write_text('mine')
-    with pytest.raises(ValueError, match='root must be'):
+    with pytest.raises(NotADirectoryError, match='demo'):
         make_demo_data(tmp_path / 'demo', 1, 1)
     assert (tmp_path / 'demo').read_text() == 'mine'
 

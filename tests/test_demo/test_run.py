@@ -4,7 +4,10 @@ import sys
 
 import cv2
 import pytest
+import torch
+from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
+from mmengine.structures import InstanceData
 
 from ctkd_mm import cli
 from ctkd_mm.demo import run as demo
@@ -15,10 +18,14 @@ def test_the_table_is_aligned():
     assert demo.format_table(rows) == 'model  mAP\na      0.5\nlong    12'
 
 
-def test_outside_a_checkout_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match='run the demo in a checkout'):
-        demo.run_demo()
+def test_detections_below_the_threshold_are_left_out_and_boxes_have_sizes():
+    instances = InstanceData(
+        bboxes=torch.tensor([[1.0, 2, 11, 22], [3, 4, 5, 6]]),
+        labels=torch.tensor([7, 8]),
+        scores=torch.tensor([0.31, 0.29]),
+    )
+    sample = DetDataSample(pred_instances=instances)
+    assert demo._detections(sample) == [([1, 2, 10, 20], 7)]
 
 
 @pytest.mark.start
