@@ -15,27 +15,17 @@ __version__ = '0.1.0'
 __getattr__, __all__ = face(
     __name__,
     {
-        'analysis.doctor.doctor_hook': ['TemperatureDoctorHook'],
-        'engine.hooks.curriculum_hook': ['CurriculumHook', 'TemperatureScheduleHook'],
-        'engine.hooks.temperature_log_hook': ['TemperatureLogHook'],
-        'models.losses.bernoulli_loss': ['BernoulliCTKDLoss', 'bernoulli_kl_div'],
-        'models.losses.dkd_loss': ['DKDLoss', 'dkd_kl_div'],
-        'models.losses.kd_loss': ['CTKDLoss', 'kd_kl_div'],
-        'models.losses.zscore_loss': ['NormKDLoss', 'ZScoreLoss'],
-        'models.temperatures': [
-            'ConstantTemperature',
-            'CosineTemperature',
-            'GlobalTemperature',
-            'GradientReversal',
-            'InstanceTemperature',
-            'LinearTemperature',
-            'SharpnessTemperature',
-            'SpreadTemperature',
-            'TeacherTemperature',
-            'cosine_curriculum',
-            'grad_reverse',
-            'set_lambda',
-            'set_progress',
-        ],
+        'analysis': 'TemperatureDoctorHook',
+        'engine.hooks': 'CurriculumHook TemperatureLogHook TemperatureScheduleHook',
+        'models.losses': """
+            BernoulliCTKDLoss CTKDLoss DKDLoss NormKDLoss ZScoreLoss
+            bernoulli_kl_div dkd_kl_div kd_kl_div
+        """,
+        'models.temperatures': """
+            ConstantTemperature CosineTemperature GlobalTemperature GradientReversal
+            InstanceTemperature LinearTemperature SharpnessTemperature
+            SpreadTemperature TeacherTemperature
+            cosine_curriculum grad_reverse set_lambda set_progress
+        """,
     },
 )

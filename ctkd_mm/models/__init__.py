@@ -7,5 +7,6 @@ from ctkd_mm.utils.lazy import face
 PACKAGES = ('algorithms', 'losses', 'temperatures', 'teachers', 'heads')
 
 __getattr__, __all__ = face(
-    __name__, {name: import_module(f'{__name__}.{name}').__all__ for name in PACKAGES}
+    __name__,
+    {name: ' '.join(import_module(f'{__name__}.{name}').__all__) for name in PACKAGES},
 )
