@@ -123,19 +123,13 @@ def test_a_temperature_of_mmrazors_distiller_keeps_its_path():
 
 
 @pytest.mark.process
-def test_the_tool_suggests_or_says_why_not(
+def test_the_tool_prints_options_and_writes_the_picture(
     root, digits_options, teacher_ckpt, tmp_path
 ):
-    def run(*args):
-        line = [sys.executable, 'tools/suggest_temperature.py', CTKD, *map(str, args)]
-        line += ['--out', str(tmp_path / 'c.png'), '--cfg-options', *digits_options]
-        line += [f'model.teacher_ckpt={teacher_ckpt}']
-        return subprocess.run(line, cwd=root, capture_output=True, text=True)
-
-    good = run('--images', 8)
+    line = [sys.executable, 'tools/suggest_temperature.py', CTKD, '--images', '8']
+    line += ['--out', str(tmp_path / 'c.png'), '--cfg-options', *digits_options]
+    line += [f'model.teacher_ckpt={teacher_ckpt}']
+    good = subprocess.run(line, cwd=root, capture_output=True, text=True)
     assert good.returncode == 0, good.stderr
     assert '--cfg-options model.loss_kd.temperature.tau_init=' in good.stdout
     assert (tmp_path / 'c.png').is_file()
-    bad = run('--student', teacher_ckpt)
-    assert bad.returncode == 1
-    assert 'does not fit the student' in bad.stderr
