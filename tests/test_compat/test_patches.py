@@ -247,10 +247,14 @@ def test_torchs_own_variable_loads_the_file(tmp_path, monkeypatch):
     assert isinstance(load(path)['message_hub'], Unknown)
 
 
-def test_a_damaged_file_is_not_taken_for_an_unsafe_one(tmp_path):
+@needs_restricted_load
+@pytest.mark.parametrize('content', [b'<html>404</html>', b'half', b'\x80\x02.', b''])
+def test_a_damaged_file_is_named_and_not_taken_for_an_unsafe_one(tmp_path, content):
     path = tmp_path / 'a.pth'
-    path.write_text('<html>404</html>')
-    with pytest.raises(pickle.UnpicklingError) as info:
+    path.write_bytes(content)
+    with pytest.raises(
+        pickle.UnpicklingError, match=f'{path} is no checkpoint'
+    ) as info:
         load(path)
     assert 'add_safe_globals' not in str(info.value)
 
