@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import textwrap
@@ -38,11 +39,12 @@ def _new_pair(out: str, **options: str) -> list[str]:
     from ctkd_mm.apis.new_pair import new_pair
 
     config, work_dir = shlex.quote(out), shlex.quote(f'work_dirs/{Path(out).stem}')
+    tools = shlex.quote(os.path.relpath(Path(__file__).parents[1] / 'tools'))
     return [
         *new_pair(out=out, **options),
         f'{out} is written. Check, then train:',
-        f'  python tools/check.py {config}',
-        f'  python tools/train.py {config} --work-dir {work_dir}',
+        f'  python {tools}/check.py {config}',
+        f'  python {tools}/train.py {config} --work-dir {work_dir}',
     ]
 
 

@@ -15,18 +15,22 @@ from mmengine.runner import Runner
 from ctkd_mm.checks.preflight_hook import PreflightHook
 
 
-class Stop(Exception):
-    """Raised by a hook to end a start, see :func:`start`."""
+class Stopped(Exception):
+    """Ends a start, see :func:`start`."""
 
 
-def start(cfg: Config, hook: Hook) -> Runner:
-    """Start a training up to a hook that raises :class:`Stop` in ``before_train``.
+class _StopHook(Hook):
+    def before_train(self, runner: Runner) -> None:
+        raise Stopped
+
+
+def start(cfg: Config) -> Runner:
+    """Start a training and stop it before its first iteration, after all checks.
 
     Builds and checks, in a temporary work directory, all that ``Runner.train`` does.
 
     Args:
         cfg: A complete config; unchanged.
-        hook: Called after all checks.
 
     Returns:
         The runner; it has a :class:`ctkd_mm.checks.preflight_hook.PreflightHook`.
@@ -45,9 +49,9 @@ def start(cfg: Config, hook: Hook) -> Runner:
         if not any(isinstance(found, PreflightHook) for found in runner.hooks):
             runner.register_hook(PreflightHook())
         # After all checks, before PreemptionHook (100) takes the signals.
-        runner.register_hook(hook, priority=99)
+        runner.register_hook(_StopHook(), priority=99)
         # pycocotools prints its progress. The log keeps the stream that it has.
-        with suppress(Stop), redirect_stdout(io.StringIO()):
+        with suppress(Stopped), redirect_stdout(io.StringIO()):
             runner.train()
     return runner
 
@@ -64,10 +68,5 @@ def check(cfg: Config) -> list[str]:
     Raises:
         Exception: What the training would have raised.
     """
-    hooks = start(cfg, _StopAtOnce()).hooks
+    hooks = start(cfg).hooks
     return next(hook.report for hook in hooks if isinstance(hook, PreflightHook))
-
-
-class _StopAtOnce(Hook):
-    def before_train(self, runner: Runner) -> None:
-        raise Stop

@@ -41,7 +41,7 @@ ADVICE = {
 class Finding(NamedTuple):
     """One verdict on a temperature.
 
-    Args:
+    Attributes:
         verdict: ``healthy``, ``non-finite``, ``floor``, ``ceiling``, ``frozen``,
             ``oscillating`` or ``no ramp``.
         seen: What was seen, with figures and the epoch.

@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ctkd_mm.analysis.run_log import PathLike, load_student
-from ctkd_mm.checks.dry_run import Stop, start
+from ctkd_mm.checks.dry_run import start
 from ctkd_mm.engine.loops.seeded_data import seed_everything
 from ctkd_mm.models.heads.roi_head import box_head
 from ctkd_mm.models.losses.bernoulli_loss import BernoulliCTKDLoss, bernoulli_kl_div
@@ -29,7 +27,7 @@ MOST_ROWS = 8192
 class Rows(NamedTuple):
     """Both models' logits for the same places, and the loss between them.
 
-    Args:
+    Attributes:
         preds_S: The student's, (N, C).
         preds_T: The teacher's, (N, C).
         labels: Target classes, (N,); -1 where they are not known.
@@ -152,7 +150,7 @@ def collect(
     """
     cfg = copy.deepcopy(cfg)
     cfg.randomness = {'seed': 0, **cfg.get('randomness', {})}
-    runner = start(cfg, _StopAtOnce())
+    runner = start(cfg)
     model, loader = runner.model.train(), runner.train_dataloader
     if student is not None:
         load_student(getattr(model, 'student', model), student)
@@ -166,11 +164,6 @@ def collect(
         if count >= min(images, len(loader.dataset)):
             break
     return count, found
-
-
-class _StopAtOnce(Hook):
-    def before_train(self, runner: Runner) -> None:
-        raise Stop
 
 
 def watch(model: BaseModel) -> list[LogitRecorder]:

@@ -36,20 +36,12 @@ class AtomicCheckpointHook(CheckpointHook):
     Source: extends :class:`mmengine.hooks.CheckpointHook`.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        out_dir: str | None = None,
-        backend_args: dict | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.is_local = backend_args is None and '://' not in (out_dir or '')
-        super().__init__(
-            *args,
-            out_dir=out_dir,
-            backend_args=ATOMIC if self.is_local else backend_args,
-            **kwargs,
-        )
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        remote = '://' in (kwargs.get('out_dir') or '')
+        self.is_local = kwargs.get('backend_args') is None and not remote
+        if self.is_local:
+            kwargs['backend_args'] = ATOMIC
+        super().__init__(*args, **kwargs)
 
     def before_run(self, runner: Runner) -> None:
         """Mend ``last_checkpoint``, which ``--resume`` reads, where it is broken."""

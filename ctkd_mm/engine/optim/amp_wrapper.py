@@ -52,7 +52,6 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
 
     Raises:
         ValueError: If ``dtype`` is another.
-        TypeError: If ``loss_scale`` is none of these.
 
     Source: extends :class:`mmengine.optim.AmpOptimWrapper`, whose arguments, attributes
     and state it has.
@@ -78,11 +77,6 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
         elif isinstance(loss_scale, (int, float)):
             self._scale_update_param = float(loss_scale)
             loss_scale = dict(init_scale=self._scale_update_param)
-        elif not isinstance(loss_scale, dict):
-            raise TypeError(
-                f"optim_wrapper.loss_scale={loss_scale!r}: expected 'dynamic', a "
-                'number or a dict of arguments of GradScaler'
-            )
         self.loss_scaler = _cpu_scaler(**loss_scale)
 
 

@@ -53,7 +53,7 @@ def check_aligned(student: nn.Module, teacher: nn.Module) -> None:
             raise ValueError(
                 'student and teacher must score the same classes at the same places, '
                 f'got {name} {value} in architecture.bbox_head and {other} in '
-                'teacher.bbox_head. Give both the same num_classes, '
+                'teacher.bbox_head: give both the same num_classes, '
                 'loss_cls.use_sigmoid, anchor_generator or strides'
             )
 

@@ -132,7 +132,11 @@ def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
         try:
             logits = box_forward(model, feats, roi, stage)
         except RuntimeError as error:
-            raise ValueError(f'{_misfit(key, head, extractor)} ({error})') from error
+            raise ValueError(
+                f'model.{key}.roi_head.bbox_head cannot take what bbox_roi_extractor '
+                f'gives ({error}): set roi_layer.output_size to roi_feat_size, '
+                'out_channels to in_channels'
+            ) from error
     want = (1, head.num_classes + 1)
     if tuple(logits.shape) != want:
         raise ValueError(
@@ -140,15 +144,3 @@ def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
             f'one RoI, expected {want}: num_classes and the background'
         )
     return f'{key}: RoIs from levels of strides {strides}, {want[1]} logits each'
-
-
-def _misfit(key: str, head: nn.Module, extractor: nn.Module) -> str:
-    layers = getattr(extractor, 'roi_layers', None) or [None]
-    return (
-        f'model.{key}.roi_head.bbox_head cannot take what bbox_roi_extractor gives: '
-        f'roi_layer.output_size={getattr(layers[0], "output_size", "unknown")} and '
-        f'out_channels={getattr(extractor, "out_channels", "unknown")} beside '
-        f'roi_feat_size={getattr(head, "roi_feat_size", "unknown")} and '
-        f'in_channels={getattr(head, "in_channels", "unknown")}. Set output_size to '
-        'roi_feat_size, out_channels to in_channels'
-    )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
 from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
-from torch import Tensor
 
 
 class PairDataPreprocessor(BaseDataPreprocessor):
@@ -24,8 +21,7 @@ class PairDataPreprocessor(BaseDataPreprocessor):
     Raises:
         ValueError: If one is no ``ImgDataPreprocessor`` (a detector without one in its
             config has none), or the student's ``batch_augments`` change the
-            images and the two do not agree; while training, if the teacher's
-            gives images of another size.
+            images and the two do not agree.
 
     Source: extends :class:`mmengine.model.BaseDataPreprocessor`.
     """
@@ -64,9 +60,7 @@ class PairDataPreprocessor(BaseDataPreprocessor):
             prepared['teacher_inputs'] = prepared['inputs']
         elif training:
             images = dict(inputs=data['inputs'], data_samples=None)
-            inputs = self.teacher(images, False)['inputs']
-            self._check_size(data['inputs'], inputs)
-            prepared['teacher_inputs'] = inputs
+            prepared['teacher_inputs'] = self.teacher(images, False)['inputs']
         return prepared
 
     def require_equal_padding(self) -> None:
@@ -80,18 +74,6 @@ class PairDataPreprocessor(BaseDataPreprocessor):
                 f'data_preprocessor.pad_size_divisor is {divisors[0]} in architecture '
                 f'and {divisors[1]} in teacher, so the maps that the loss compares '
                 'differ in size: make them equal'
-            )
-
-    def _check_size(self, images: list[Tensor], seen: Tensor) -> None:
-        divisor = self.teacher.pad_size_divisor
-        largest = [max(image.shape[axis] for image in images) for axis in (-2, -1)]
-        want = tuple(math.ceil(size / divisor) * divisor for size in largest)
-        if tuple(seen.shape[-2:]) != want:
-            raise ValueError(
-                f'teacher.data_preprocessor ({type(self.teacher).__name__}) gives '
-                f'images of {tuple(seen.shape[-2:])}, expected {want}: the '
-                "student's RoIs would lie elsewhere. Resize in the data pipeline, for "
-                'both'
             )
 
 

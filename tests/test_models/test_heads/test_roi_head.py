@@ -385,7 +385,7 @@ def test_other_columns_than_the_classes_are_refused_with_both():
 def test_rois_of_another_size_are_refused_with_both():
     cfg = narrow_two_stage('faster')
     cfg.roi_head.bbox_roi_extractor.roi_layer.output_size = 14
-    message = r'output_size=\(14, 14\) .* roi_feat_size=\(7, 7\) .* Set output_size to'
+    message = r'gives \(mat1 and mat2 shapes .* set roi_layer.output_size to roi_feat'
     with pytest.raises(ValueError, match=message):
         check_roi_head('architecture', ROOT_MODELS.build(cfg))
 

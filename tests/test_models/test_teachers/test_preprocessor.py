@@ -120,22 +120,6 @@ def test_augmentation_of_the_batch_that_cannot_be_followed_is_refused(ctkd_cfg):
         build(ctkd_cfg)
 
 
-class Halving(DetDataPreprocessor):
-    def forward(self, data: dict, training: bool = False) -> dict:
-        data = super().forward(data, training)
-        data['inputs'] = data['inputs'][..., ::2, ::2]
-        return data
-
-
-def test_a_teacher_that_sees_another_size_is_refused_with_both(batch):
-    plain = dict(mean=[0.0] * 3, std=[1.0] * 3, pad_size_divisor=32)
-    pair = PairDataPreprocessor(DetDataPreprocessor(**plain), Halving(**plain))
-    # Of 70 and 90 pixels, padded to the next multiple of 32.
-    batch['inputs'] = [image[:, :70, :90] for image in batch['inputs']]
-    with pytest.raises(ValueError, match=r'\(48, 48\), expected \(96, 96\)'):
-        pair(batch, True)
-
-
 def test_feature_losses_want_equal_padding(ctkd_cfg):
     neck = dict(neck=dict(type='mmrazor.ModuleOutputs', source='neck'))
     ctkd_cfg['distiller'] = dict(teacher_recorders=neck)
