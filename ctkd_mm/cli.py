@@ -94,7 +94,7 @@ suggest_temperature = Tool(
     {
         **CONFIG,
         '--images': dict(type=int, default=16, help='training images to look at'),
-        '--student': dict(help="the student's checkpoint; else as the config starts"),
+        '--student': dict(help='checkpoint; by default as the config starts'),
         '--out': dict(default='tau_curve.png', help='the PNG to write'),
     },
     'No suggestion for {config}',
@@ -106,7 +106,7 @@ new_pair = Tool(
         'teacher': DETECTOR,
         'student': DETECTOR,
         '--method': dict(default='ctkd', choices=methods(), help='how to distil'),
-        '--teacher-ckpt': dict(help="path or URL; else the model zoo's"),
+        '--teacher-ckpt': dict(help="path or URL; by default the model zoo's"),
         '-o --out': dict(required=True, help='the config to write'),
     },
 )
@@ -125,7 +125,7 @@ extract_student = Tool(
     'Write a student-only checkpoint that MMDetection loads strictly',
     {
         'checkpoint': dict(help='checkpoint of a distillation run'),
-        '--out': dict(help='else the name of the checkpoint with _student'),
+        '--out': dict(help='by default the checkpoint, named *_student.pth'),
     },
     'Nothing is written',
 )
