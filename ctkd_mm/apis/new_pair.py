@@ -42,6 +42,8 @@ def new_pair(
         FileExistsError: If ``out`` exists.
     """
     folder = Path(out).parent
+    if Path(out).exists():  # known now, not after both models are built
+        raise FileExistsError(f'{out} exists: give another name, or remove it first')
     teacher, student = find_config(teacher), find_config(student)
     student_cfg = load_config(student)
     _check_student(student_cfg)

@@ -34,8 +34,8 @@ def load_teacher(
 ) -> dict:
     """Load a checkpoint that covers all of the teacher, and nothing else.
 
-    MMEngine's own loading keeps random weights where a key is missing or has another
-    shape, with no more than a log line. Here both refuse, on every process, and so do
+    Where a key is missing or has another shape, MMEngine keeps random weights and only
+    logs it. Here both are refused, on every process, and so are
     weights in the file that the teacher has no place for; tolerated is only
     BatchNorm's counter ``num_batches_tracked``.
 
