@@ -130,12 +130,13 @@ class PreemptionHook(Hook):
         return bool(request)
 
     def _save_and_exit(self, runner: Runner, iteration: int) -> None:
-        folder = Path(runner.work_dir)
-        path = folder / PREEMPTED
+        path = Path(runner.work_dir, PREEMPTED)
         meta = dict(epoch=runner.epoch, iter=iteration)
-        runner.save_checkpoint(folder, PREEMPTED, meta=meta, backend_args=ATOMIC)
+        runner.save_checkpoint(
+            runner.work_dir, PREEMPTED, meta=meta, backend_args=ATOMIC
+        )
         if dist.is_main_process():
-            write_atomically(folder / 'last_checkpoint', str(path).encode())
+            write_atomically(path.with_name('last_checkpoint'), str(path).encode())
             size = path.stat().st_size / 1e6
             runner.logger.info(
                 f'Told to stop: saved {path}, {size:.1f} MB, after {iteration} '
