@@ -23,6 +23,15 @@ def test_a_teacher_without_a_checkpoint_is_refused(ctkd_cfg):
         MODELS.build(ctkd_cfg).init_weights()
 
 
+def test_the_student_is_initialised_as_its_config_says(ctkd_cfg):
+    constant = dict(type='Constant', layer='Conv2d', val=0.25)
+    ctkd_cfg['architecture']['backbone']['init_cfg'] = constant
+    model = MODELS.build(ctkd_cfg)
+    model.init_weights()
+    assert (model.student.backbone.conv1.weight == 0.25).all()
+    assert (model.teacher.backbone.conv1.weight != 0.25).any()
+
+
 def test_evaluation_does_not_read_the_teachers_file(ctkd_cfg, batch):
     ctkd_cfg['teacher_ckpt'] = 'nowhere.pth'
     model = MODELS.build(ctkd_cfg).eval()

@@ -167,6 +167,15 @@ def test_mmrazors_teacher_of_other_pixels_is_refused(mmrazors, narrow_teacher_ck
         adopt_teacher(mmrazors, str(narrow_teacher_ckpt))
 
 
+def test_mmrazors_teacher_of_pixels_that_stay_as_they_are_is_refused(
+    student_cfg, teacher_cfg, narrow_teacher_ckpt
+):
+    teacher_cfg['data_preprocessor'] = dict(type='DetDataPreprocessor')  # no mean
+    model = ROOT_MODELS.build(in_mmrazors_algorithm(student_cfg, teacher_cfg))
+    with pytest.raises(ValueError, match='shows the teacher the pixels of the student'):
+        adopt_teacher(model, str(narrow_teacher_ckpt))
+
+
 def test_mmrazors_teacher_without_a_file_is_refused(mmrazors):
     with pytest.raises(ValueError, match='teacher_ckpt is None: .* would be random'):
         adopt_teacher(mmrazors, None)
