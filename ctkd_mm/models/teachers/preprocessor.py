@@ -29,7 +29,7 @@ class PairDataPreprocessor(BaseDataPreprocessor):
     def __init__(
         self, student: ImgDataPreprocessor, teacher: ImgDataPreprocessor
     ) -> None:
-        super().__init__(non_blocking=getattr(student, '_non_blocking', False))
+        super().__init__(non_blocking=student._non_blocking)
         for key, value in dict(architecture=student, teacher=teacher).items():
             if not isinstance(value, ImgDataPreprocessor):
                 raise ValueError(

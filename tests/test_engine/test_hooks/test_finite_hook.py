@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from ctkd_mm.engine.hooks.finite_hook import FiniteHook
+from ctkd_mm.engine.hooks.finite_hook import FiniteHook, _mean
 from ctkd_mm.models.temperatures.fixed import ConstantTemperature
 from ctkd_mm.models.temperatures.learned import GlobalTemperature
 from ctkd_mm.registry import MODELS
@@ -241,3 +241,10 @@ def test_a_second_training_is_watched_once(tmp_path):
     hook.before_train(runner)
     assert len(runner.optim_wrapper.optimizer._optimizer_step_pre_hooks) == 1
     assert len(runner.model._forward_hooks) == 1
+
+
+def test_the_kept_losses_hold_no_graph():
+    logits = torch.ones(2, requires_grad=True)
+    mean = _mean([logits * 2, logits.exp()])
+    assert not mean.requires_grad
+    assert mean.item() == pytest.approx(2 + math.e)

@@ -187,6 +187,16 @@ def test_a_teacher_that_learns_is_none_of_ours(mmrazors):
     assert teacher_of(mmrazors) is None
 
 
+def test_mmdetections_teacher_has_another_name(teacher):
+    class Detector(BaseModel):
+        def forward(self, inputs):
+            raise NotImplementedError
+
+    model = Detector()
+    model.teacher_model = teacher
+    assert teacher_of(model) is teacher
+
+
 def test_a_detector_alone_has_no_teacher(teacher):
     assert teacher_of(teacher) is None
 

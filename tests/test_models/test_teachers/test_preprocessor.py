@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.structures import DetDataSample
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS as ROOT_MODELS
 
@@ -118,6 +119,17 @@ def test_augmentation_of_the_batch_that_cannot_be_followed_is_refused(ctkd_cfg):
     ]
     with pytest.raises(ValueError, match=r'BatchSyncRandomResize.*123\.6.*103\.5'):
         build(ctkd_cfg)
+
+
+def test_the_teachers_own_batch_augments_are_left_out():
+    augments = [dict(type='BatchFixedSizePad', size=(192, 192))]
+    student = DetDataPreprocessor(pad_size_divisor=32)
+    teacher = DetDataPreprocessor(pad_size_divisor=32, batch_augments=augments, **CAFFE)
+    image = torch.zeros(3, 96, 96, dtype=torch.uint8)
+    prepared = PairDataPreprocessor(student, teacher)(
+        dict(inputs=[image], data_samples=[DetDataSample()]), training=True
+    )
+    assert prepared['teacher_inputs'].shape == (1, 3, 96, 96)
 
 
 def test_feature_losses_want_equal_padding(ctkd_cfg):
