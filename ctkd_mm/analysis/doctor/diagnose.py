@@ -6,7 +6,8 @@ import math
 from itertools import takewhile
 from typing import Any, Sequence
 
-from ctkd_mm.analysis.doctor.rules import RULES, Finding, Track, healthy, non_finite
+from ctkd_mm.analysis.doctor import rules
+from ctkd_mm.analysis.doctor.rules import Finding, Track
 from ctkd_mm.analysis.run_log import PathLike, read_config, read_scalars
 from ctkd_mm.utils.config import bare, walk
 
@@ -33,14 +34,18 @@ def diagnose(
       not at an end.
     - ``oscillating``: in the second half of the log x spans at least 0.2 and moves up
       and down, each time by at least 0.6 of that span, 8 times or more.
+    - ``overweight``: in the last third of the log the distillation loss, as weighted,
+      is on average 2 times the student's ``loss_cls`` or more; after 3 epochs, or when
+      the training has ended.
     - ``no ramp``: after 3 epochs or more lambda has not changed, or is not logged; or,
       when the training has ended, is below 0.5 and still grows. Not judged in a log
       that lacks the first epoch.
 
     Args:
         lines: What was logged, as ``run_log.read_scalars`` returns it: ``step``,
-            ``tau`` and, where logged, ``epoch`` and ``lambda``. Without ``epoch``,
-            5000 iterations count as one; without ``lambda``, it counts as 1.
+            ``tau`` and, where logged, ``epoch``, ``lambda``, ``distill.loss_kd`` and
+            ``student.loss_cls``. Without ``epoch``, 5000 iterations count as one;
+            without ``lambda``, it counts as 1.
         tau_init: Floor of tau.
         tau_range: Width of the range of tau.
         ended: Whether the training has ended.
@@ -62,11 +67,11 @@ def diagnose(
     if not lines:
         raise ValueError('no logged line has a tau, so there is nothing to diagnose')
     finite = list(takewhile(lambda line: math.isfinite(line['tau']), lines))
-    findings = [non_finite(line) for line in lines[len(finite) :][:1]]
+    findings = [rules.non_finite(line) for line in lines[len(finite) :][:1]]
     if finite:
         track = Track(finite, tau_init, tau_range, ended)
-        findings += [found for rule in RULES if (found := rule(track))]
-    return findings or [healthy(track)]
+        findings += [found for rule in rules.RULES if (found := rule(track))]
+    return findings or [rules.healthy(track)]
 
 
 def diagnose_each(
@@ -88,7 +93,7 @@ def diagnose_each(
     Returns:
         The findings by that suffix, of those temperatures that were logged.
     """
-    shared = ('step', 'lambda', 'epoch') if by_epoch else ('step', 'lambda')
+    shared = ('step', 'lambda', *rules.LOSSES, *['epoch'][:by_epoch])
     findings = {}
     for suffix, (tau_init, tau_range) in bounds.items():
         keys = {f'tau{suffix}': 'tau', f'tau_min{suffix}': 'tau_min'}

@@ -17,6 +17,8 @@ SWING_OF_SPAN = 0.6
 SWINGS = 8
 RAMP_EPOCHS = 3.0
 RAMPED_LAMBDA = 0.5
+LOSSES = 'distill.loss_kd', 'student.loss_cls'
+OVERWEIGHT_RATIO = 2.0
 # Where the log of an iteration-based training has no epochs.
 ITERATIONS_PER_EPOCH = 5000
 
@@ -33,6 +35,8 @@ ADVICE = {
     "part of the parameter's name, and that the logged distillation loss is not 0. "
     "With float16 AMP, try optim_wrapper.dtype='bfloat16'",
     'oscillating': f'Divide {RATE} by ten, or lower lambda_max of CurriculumHook',
+    'overweight': 'Lower loss_weight of loss_kd: tools/suggest_temperature.py proposes '
+    'one. Compare the mAP with that of the student alone',
     'no ramp': "custom_hooks needs dict(type='ctkd_mm.CurriculumHook', end=5). Its end "
     'is a part of the training: in epochs, or with by_epoch=False in iterations',
 }
@@ -43,7 +47,7 @@ class Finding(NamedTuple):
 
     Attributes:
         verdict: ``healthy``, ``non-finite``, ``floor``, ``ceiling``, ``frozen``,
-            ``oscillating`` or ``no ramp``.
+            ``oscillating``, ``overweight`` or ``no ramp``.
         seen: What was seen, with figures and the epoch.
     """
 
@@ -189,4 +193,16 @@ def no_ramp(track: Track) -> Finding | None:
     return Finding('no ramp', seen)
 
 
-RULES = (saturated, frozen, oscillating, no_ramp)
+def overweight(track: Track) -> Finding | None:
+    """Look for a distillation loss that dwarfs the student's own classification."""
+    if track.time[-1] < RAMP_EPOCHS and not track.ended:
+        return None
+    last = track.lines[-(len(track.lines) // 3) :]
+    kd, own = (np.mean([line.get(key, 0.0) for line in last]) for key in LOSSES)
+    if not kd >= OVERWEIGHT_RATIO * own > 0:
+        return None
+    seen = f'{kd:.3g}, {kd / own:.2g} times that of {LOSSES[1]}, {own:.3g}'
+    return Finding('overweight', f'mean {LOSSES[0]} of the last third is {seen}')
+
+
+RULES = (saturated, frozen, oscillating, overweight, no_ramp)

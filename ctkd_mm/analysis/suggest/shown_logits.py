@@ -132,7 +132,7 @@ def _sample(rows: Rows) -> Rows:
 
 def collect(
     cfg: Config, images: int, student: PathLike | None = None
-) -> tuple[int, list[LogitRecorder]]:
+) -> tuple[int, list[LogitRecorder], float]:
     """Run the first steps of a training forward and keep its logits.
 
     Args:
@@ -142,7 +142,8 @@ def collect(
         student: See :func:`load_student`; None leaves it as initialised.
 
     Returns:
-        How many images there were, and a recorder for each learnable temperature.
+        How many images there were; a recorder for each learnable temperature; and the
+        mean of the student's own ``loss_cls``, 0 where it has none.
 
     Raises:
         ValueError: If the model has no learnable temperature, the checkpoint does not
@@ -154,16 +155,18 @@ def collect(
     model, loader = runner.model.train(), runner.train_dataloader
     if student is not None:
         load_student(getattr(model, 'student', model), student)
-    found, count = watch(model), 0
+    found, count, own = watch(model), 0, []
     for iteration, batch in enumerate(loader):
         # As ReseedHook does: the samplers draw the RoIs of that iteration.
         seed_everything(runner.seed, 0, iteration)
         with torch.no_grad():
-            model(**model.data_preprocessor(batch, True), mode='loss')
+            losses = model(**model.data_preprocessor(batch, True), mode='loss')
+            logged = model.parse_losses(losses)[1].items()
+        own.append(sum(float(v) for k, v in logged if k.endswith('loss_cls')))
         count += len(batch['inputs'])
         if count >= min(images, len(loader.dataset)):
             break
-    return count, found
+    return count, found, sum(own) / len(own)
 
 
 def watch(model: BaseModel) -> list[LogitRecorder]:

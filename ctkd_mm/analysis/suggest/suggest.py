@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config
 
 from ctkd_mm.analysis.figures import save
@@ -22,13 +23,15 @@ def suggest_temperature(
     student: str | Path | None = None,
     out: str | Path = 'tau_curve.png',
 ) -> list[str]:
-    """Measure the loss over its temperature, and suggest the temperature's range.
+    """Measure the loss over its temperature, and suggest its range and the weight.
 
     Starts the training of a config as ``Runner.train`` does: the student initialised,
     the teacher loaded strictly, the data seeded. Then runs the first iterations
     forward, the student in training mode, without gradient; what the temperature is
     shown there is measured. Nothing is trained, and only the picture is written. The
-    rule: :meth:`ctkd_mm.analysis.suggest.tau_curve.TauCurve.tau_range`.
+    rule: :meth:`ctkd_mm.analysis.suggest.tau_curve.TauCurve.tau_range`, and a
+    ``loss_weight``, no higher than the config's, at which no temperature of the range
+    makes the distillation loss larger than the student's own ``loss_cls``.
 
     Args:
         cfg: A complete config of a distillation.
@@ -47,7 +50,7 @@ def suggest_temperature(
             logits, student and teacher agree everywhere, the checkpoint does not fit,
             and whatever a training would refuse.
     """
-    count, found = collect(cfg, images, student)
+    count, found, loss_cls = collect(cfg, images, student)
     known = 'as initialised' if student is None else f'from {student}'
     report, curves = [f'{count} training images, student {known}'], {}
     for recorder in found:
@@ -56,7 +59,18 @@ def suggest_temperature(
         curves[recorder.name] = own
         report += ['', *_table(parts, own), '']
         key, suggested = config_key(recorder.name, cfg), own['all'].tau_range()
-        options = (f'{key}.{k}={v:.3g}' for k, v in suggested._asdict().items())
+        options = [f'{key}.{k}={v:.3g}' for k, v in suggested._asdict().items()]
+        low, width, start = suggested
+        loss = parts['all'].loss
+        highest = max(map(loss, np.linspace(low, low + width)))
+        weight = getattr(recorder.loss, 'loss_weight', 1.0)
+        report.append(
+            f'loss {weight * loss(start):.3g} at tau_start, {weight * highest:.3g} at '
+            f"most in the range; the student's own loss_cls {loss_cls:.3g}"
+        )
+        if hasattr(recorder.loss, 'loss_weight') and loss_cls:
+            weight = min(weight, loss_cls / highest)
+            options.append(f'{key.rpartition(".")[0]}.loss_weight={weight:.2g}')
         report.append(' '.join(['--cfg-options', *options]))
     return [*report, '', f'{draw(curves, out)} shows the curve']
 

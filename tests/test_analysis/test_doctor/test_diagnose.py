@@ -278,6 +278,7 @@ def test_the_documented_thresholds_are_the_rules(root):
         'floor': [rules.SATURATED_SHARE],
         'ceiling': [1 - rules.SATURATED_SHARE],
         'oscillating': [rules.SPAN_SHARE, rules.SWING_OF_SPAN, rules.SWINGS],
+        'overweight': [rules.OVERWEIGHT_RATIO, rules.RAMP_EPOCHS],
         'no ramp': [rules.RAMP_EPOCHS, rules.RAMPED_LAMBDA],
     }
     page = (root / 'docs' / 'doctor.md').read_text()
@@ -400,3 +401,40 @@ def test_the_tool_prints_verdicts_and_its_status_tells_the_worst(tmp_path, capsy
     assert f'{good}, tau: healthy\n  tau went from' in out
     assert f'{none} cannot be judged. the log of {none} has no learned tau' in err
     assert f'{tmp_path / "empty"} has no JSON log' in err
+
+
+def with_losses(kd, own):
+    """A healthy tau; both losses by the time in epochs."""
+    return run(
+        lambda time: 3 + time,
+        **{'distill.loss_kd': kd, 'student.loss_cls': own},
+    )
+
+
+def test_a_distillation_loss_twice_the_students_own_at_the_end_is_overweight():
+    lines = with_losses(lambda time: 1.2 if time > 8 else 0.1, lambda time: 0.5)
+    (finding,) = diagnose(lines, 1, 20)
+    assert finding.verdict == 'overweight'
+    assert 'distill.loss_kd of the last third is 1.2, 2.4 times' in finding.seen
+    assert 'student.loss_cls, 0.5' in finding.seen
+    assert 'loss_weight' in finding.advice
+
+
+@pytest.mark.parametrize(
+    ('kd', 'own'),
+    [
+        (lambda time: 0.95, lambda time: 0.5),
+        (lambda time: 5.0 if time < 7 else 0.1, lambda time: 0.5),  # as a start is
+        (lambda time: 0.0, lambda time: 0.0),
+    ],
+    ids=['below', 'at the start alone', 'nothing'],
+)
+def test_a_distillation_loss_that_ends_small_is_healthy(kd, own):
+    assert verdicts(with_losses(kd, own)) == ['healthy']
+
+
+def test_a_young_training_is_not_called_overweight():
+    lines = with_losses(lambda time: 5.0, lambda time: 0.5)
+    young = lines[: 2 * PER_EPOCH]
+    assert 'overweight' not in verdicts(young, ended=False)
+    assert 'overweight' in verdicts(lines, ended=False)

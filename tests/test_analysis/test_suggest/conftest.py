@@ -28,7 +28,7 @@ def shown(suggest_cfg) -> LogitRecorder:
     before = os.getcwd()
     os.chdir(ROOT)  # where the config looks for the teacher's
     try:
-        count, (seen,) = collect(suggest_cfg, 8)
+        count, (seen,), _ = collect(suggest_cfg, 8)
     finally:
         os.chdir(before)
     assert count == 8

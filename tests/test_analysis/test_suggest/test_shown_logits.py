@@ -128,27 +128,29 @@ class FirstLoss(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.loss = outputs['distill.loss_kd'].item()
+        self.loss_cls = outputs['student.loss_cls'].item()
         raise _Stop
 
 
-def first_loss(cfg) -> float:
+def first_losses(cfg) -> tuple[float, float]:
     runner = Runner.from_cfg(copy.deepcopy(cfg))
     hook = FirstLoss()
     runner.register_hook(hook, priority='HIGHEST')
     with pytest.raises(_Stop):
         runner.train()
-    return hook.loss
+    return hook.loss, hook.loss_cls
 
 
 def rows_of(cfg):
-    _, (seen,) = collect(cfg, 8)
+    _, (seen,), _ = collect(cfg, 8)
     return seen.parts()
 
 
 @pytest.mark.start
 def test_the_logits_are_those_of_the_trainings_first_iteration(shown, demo_cfg):
-    trained = first_loss(demo_cfg)  # tau_start is 2
-    assert shown.parts()['all'].loss(2.0) == pytest.approx(trained, rel=1e-5)
+    loss_kd, loss_cls = first_losses(demo_cfg)  # tau_start is 2
+    assert shown.parts()['all'].loss(2.0) == pytest.approx(loss_kd, rel=1e-5)
+    assert collect(demo_cfg, 8)[2] == pytest.approx(loss_cls, rel=1e-5)
 
 
 @pytest.mark.start
@@ -250,4 +252,4 @@ def test_of_a_dense_head_places_are_drawn_as_they_weigh(demo_cfg, tmp_path):
     )
     parts = rows_of(demo_cfg)
     assert list(parts) == ['all']
-    assert parts['all'].loss(2.0) == pytest.approx(first_loss(demo_cfg), rel=0.05)
+    assert parts['all'].loss(2.0) == pytest.approx(first_losses(demo_cfg)[0], rel=0.05)

@@ -50,6 +50,21 @@ def test_the_last_line_gives_the_config_the_suggested_range(report, shown, demo_
 
 
 @pytest.mark.start
+def test_the_weight_keeps_the_loss_below_the_students_own(report, shown, demo_cfg):
+    (line,) = [line for line in report if line.startswith('loss ')]
+    start, highest, loss_cls = map(float, re.findall(r'[\d.]+', line))
+    rows = shown.parts()['all']
+    low, width, at_start = TauCurve(rows.loss, rows.scale()).tau_range()
+    assert start == pytest.approx(rows.loss(at_start), rel=0.005)
+    taus = np.linspace(low, low + width, 200)
+    assert highest == pytest.approx(max(map(rows.loss, taus)), rel=0.01)
+    weight = options_of(report)['model.loss_kd.loss_weight']
+    assert weight == pytest.approx(min(1, loss_cls / highest), rel=0.05)
+    demo_cfg.merge_from_dict(options_of(report))
+    assert demo_cfg.model.loss_kd.loss_weight == weight
+
+
+@pytest.mark.start
 def test_a_row_of_the_table_has_each_figure_below_its_heading(report, shown):
     head, row = report[2].strip(), report[3].split()
     assert row[0] == 'foreground'
