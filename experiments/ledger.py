@@ -3,12 +3,14 @@
     make ledger    # or python experiments/ledger.py, in the root of a checkout
 
 Trains as many runs at a time as there are cores, each on one; an interrupted run goes
-on from its last epoch when called again. A run takes about 3 minutes of a core.
+on from its last epoch when called again. A run takes 3 to 8 minutes of a core. Sets
+whose data are missing are left out; names of sets given as arguments train these alone.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 import signal
@@ -20,50 +22,54 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Iterator
 
-from record import LOGS, final_tau, load_runs, make_config, read_log, write_log
+from mmengine.config import Config
+from record import LOGS, DataSet, load_sets
 from results import rebuild
 
 from ctkd_mm.analysis.run_log import read_metrics, read_scalars
 from ctkd_mm.demo.digits import make_demo_data
-from ctkd_mm.demo.run import WORK_DIR as DEMO_DIR
-from ctkd_mm.demo.run import run_training
 
 WORK_DIR = Path('work_dirs/ledger')
 POLL_SECONDS, REPORT_SECONDS = 2, 60
-STEPS = 600  # 6 epochs of 800 scenes in batches of 8
 
 
-def missing(runs: dict[str, dict]) -> list[tuple[str, int]]:
+def missing(data: DataSet) -> list[tuple[str, int]]:
     """Name and seed of every run without a log; all runs of a seed, then the next."""
-    jobs = [(seed, name) for name, run in runs.items() for seed in run['seeds']]
+    jobs = [(seed, name) for name, run in data.runs.items() for seed in run['seeds']]
     return [
         (name, seed)
         for seed, name in sorted(jobs, key=lambda job: job[0])
-        if read_log(name, seed, runs) is None
+        if data.read_log(name, seed) is None
     ]
+
+
+@functools.lru_cache
+def max_epochs(config: str) -> int:
+    """How many epochs a config trains."""
+    return Config.fromfile(config).train_cfg.max_epochs
 
 
 class Training:
     """One run on its way.
 
     Args:
+        data: Its set.
         name: The run's name.
         seed: Its seed.
-        run: Its entry in ``runs.py``.
     """
 
-    def __init__(self, name: str, seed: int, run: dict) -> None:
-        self.name, self.seed, self.run = name, seed, run
-        self.work_dir = WORK_DIR / name / f'seed{seed}'
+    def __init__(self, data: DataSet, name: str, seed: int) -> None:
+        self.data, self.name, self.seed = data, name, seed
+        self.work_dir = WORK_DIR / data.name / name / f'seed{seed}'
 
-    def start(self, runs: dict[str, dict]) -> bool:
+    def start(self) -> bool:
         """Start it, or go on; False while the run that gives its tau has no log."""
-        source = self.run.get('tau_of')
-        tau = final_tau(source, self.seed, runs) if source else None
+        source = self.data.runs[self.name].get('tau_of')
+        tau = self.data.final_tau(source, self.seed) if source else None
         if source and tau is None:
             return False
         config = self.work_dir.with_suffix('.py')  # beside: MMEngine dumps inside
-        text = make_config(self.run, self.seed, tau).pretty_text
+        text = self.data.make_config(self.name, self.seed, tau).pretty_text
         if not config.is_file() or config.read_text() != text:
             shutil.rmtree(self.work_dir, True)  # what is there is of an older entry
         self.work_dir.mkdir(parents=True, exist_ok=True)
@@ -72,7 +78,7 @@ class Training:
         with (self.work_dir / 'train.log').open('a') as log:
             self.process = subprocess.Popen(
                 [*command, '--resume', '--work-dir', str(self.work_dir)],
-                env={**os.environ, 'OMP_NUM_THREADS': '1'},
+                env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.getcwd()},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -81,7 +87,8 @@ class Training:
     def share(self) -> float:
         """How much of it is done, 0 to 1."""
         with suppress(FileNotFoundError, IndexError):
-            return read_scalars(self.work_dir)[-1]['step'] / STEPS
+            done = read_scalars(self.work_dir)[-1]['epoch']
+            return done / max_epochs(self.data.student)
         return 0.0
 
     def finish(self) -> bool:
@@ -94,19 +101,18 @@ class Training:
             shutil.rmtree(self.work_dir)
             print(f'{self} has no validation: call again', file=sys.stderr)
             return False
-        write_log(self.name, self.seed, self.run, self.work_dir)
+        self.data.write_log(self.name, self.seed, self.work_dir)
         return True
 
     def __str__(self) -> str:
-        return f'{self.name}, seed {self.seed}'
+        return f'{self.data.name}: {self.name}, seed {self.seed}'
 
 
-def train(waiting: list[Training], runs: dict[str, dict], cores: int) -> bool:
+def train(waiting: list[Training], cores: int) -> bool:
     """Train runs, as many at a time as there are cores; print progress and ETA.
 
     Args:
         waiting: The runs to train.
-        runs: The entries of ``runs.py``.
         cores: How many at a time.
 
     Returns:
@@ -116,7 +122,7 @@ def train(waiting: list[Training], runs: dict[str, dict], cores: int) -> bool:
     try:
         while True:
             for training in waiting[:]:
-                if len(running) < cores and training.start(runs):
+                if len(running) < cores and training.start():
                     running.append(training)
                     waiting.remove(training)
             if not running:  # what waits takes its tau from a run that failed
@@ -177,18 +183,40 @@ def alone() -> Iterator[None]:
         yield
 
 
-def main() -> None:
-    """Train what is missing and rebuild the page."""
-    runs = load_runs()
-    waiting = [Training(*job, runs[job[0]]) for job in missing(runs)]
-    print(f'{len(waiting)} runs have no log in {LOGS}', flush=True)
+def train_teacher(data: DataSet) -> None:
+    """Train the teacher of a set, or go on, unless it is complete."""
+    last = f'epoch_{max_epochs(data.teacher)}.pth'
+    if not (data.teacher_dir / last).is_file():
+        print(f'training {data.teacher}', flush=True)
+        command = [sys.executable, '-W', 'ignore', 'tools/train.py', data.teacher]
+        options = ['--resume', '--work-dir', str(data.teacher_dir)]
+        env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+        subprocess.run([*command, *options], env=env, check=True)
+    if not read_metrics(data.teacher_dir):
+        sys.exit(f'{data.teacher_dir} was stopped before its validation: remove it')
+
+
+def main(names: list[str]) -> None:
+    """Train what is missing and rebuild the page.
+
+    Args:
+        names: Of the sets to train; empty for all.
+    """
+    sets = load_sets()
+    chosen, waiting = [sets[name] for name in names or sets], []
+    make_demo_data('work_dirs/demo/data')
+    for data in chosen:
+        jobs = missing(data)
+        print(f'{len(jobs)} runs of {data.name} have no log in {LOGS}', flush=True)
+        root = Path(Config.fromfile(data.student).data_root)
+        if jobs and not root.is_dir():
+            sys.exit(f'{root} is missing: see docs/own-detector.md, or name other sets')
+        waiting += [Training(data, *job) for job in jobs]
     if waiting:
         with alone():
-            make_demo_data(DEMO_DIR / 'data')
-            teacher = run_training('teacher', DEMO_DIR).parent
-            if not read_metrics(teacher):
-                sys.exit(f'{teacher} was stopped before its validation: remove it')
-            if not train(waiting, runs, len(os.sched_getaffinity(0))):
+            for data in chosen:
+                train_teacher(data)
+            if not train(waiting, len(os.sched_getaffinity(0))):
                 sys.exit('some runs failed: call again when their cause is gone')
     rebuild()
 
@@ -196,4 +224,4 @@ def main() -> None:
 if __name__ == '__main__':
     # As Ctrl-C does: it ends the trainings too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    main()
+    main(sys.argv[1:])

@@ -7,62 +7,77 @@ from pathlib import Path
 from typing import Iterable
 
 import numpy as np
-from intervals import Interval, interval, paired
+from intervals import Interval, detectable, holm, interval, paired, verdict
 from pictures import is_learned
-from record import find_temperature, is_ablation
+from record import DataSet, find_constant, find_temperature
 
 from ctkd_mm.analysis.doctor.diagnose import diagnose
 
-CONSTANT = ('kd-t1', 'kd-t2', 'kd-t4', 'kd-t8')
-CONTROLS = {'ctkd-official': 'control-official', 'ctkd': 'control-ctkd'}
-ALONE = 'student'
-SAME_WEIGHT = 'kd-zscore', 'kd-weight'  # at T = 2 both, of other logits
-# Beside those to the baselines: what docs/choose-a-temperature.md speaks of.
-PAIRS = ('kd-t1', ALONE), ('kd-t4', 'kd-t1'), ('ctkd-dkd', 'dkd'), SAME_WEIGHT
-BASE = 'ctkd'  # what the ablations change
-Runs, Logs = dict, dict  # entries of runs.py; the seeds' compact logs; both by name
+CONSTANT = ('kd-t1', 'kd-t2', 'kd-t4', 'kd-t8', 'control-official', 'control-ctkd')
+ALONE, BEST = 'student', 'best'
+Logs = dict  # the seeds' compact logs, by the name of the run
 
-PAGE = Path(__file__).with_name('page.md')
+FRAME = Path(__file__).with_name('page.md')
 
 
-def write_page(runs: Runs, logs: Logs) -> str:
+def write_page(sets: dict[str, DataSet], logs: dict[str, Logs]) -> str:
     """Compute every figure and write the page.
 
     Args:
-        runs: The entries of ``runs.py``.
-        logs: Their compact logs, by name, in the order of the seeds.
+        sets: The sets, by name.
+        logs: The compact logs of each set, by run, in the order of the seeds.
 
     Returns:
         The page, Markdown.
     """
-    constant = [*CONSTANT, *CONTROLS.values()]
-    best = max(constant, key=lambda name: np.mean(maps(logs[name])))
-    main = [name for name in runs if not is_ablation(name)]
-    every = [log for of_run in logs.values() for log in of_run]
-    ablations = [name for name in runs if is_ablation(name)]
-    return PAGE.read_text(encoding='utf-8').format(
-        answer=_answer(runs, logs, best),
-        steps=every[0]['steps'][-1],
-        teacher_map=_spelled({f'{t["bbox_mAP"]:.3f}' for t in _teachers(every)}),
-        seeds=_spelled(str(log['seed']) for log in logs[best]),
-        table=_table(runs, logs, best, main),
-        num_seeds=len(logs[best]),
-        best=runs[best]['title'],
-        num_constant=len(constant),
-        num_compared=len(main) - 1,
-        weighted=runs[SAME_WEIGHT[1]]['title'],
-        controls=_controls(runs, logs),
-        num_ablation_seeds=len(logs[ablations[0]]),
-        num_ablations=len(ablations),
-        num_apart=sum(abs(g.mean) > g.half for g in _changes(logs, ablations)),
-        base=runs[BASE]['title'],
-        ablations=_ablations(runs, logs, ablations),
+    every = [log for of in logs.values() for seeds in of.values() for log in seeds]
+    return FRAME.read_text(encoding='utf-8').format(
+        sections='\n'.join(
+            _section(sets[name], logs[name]) for name in sets if is_ready(logs[name])
+        ),
         hours=f'{sum(log["seconds"] for log in every) / 3600:.1f}',
         packages=_spelled(
             ' '.join(item) for log in every for item in log['packages'].items()
         ),
-        teachers=_spelled(t['sha256'] for t in _teachers(every)),
+        teachers=_spelled(log['teacher']['sha256'] for log in every if log['teacher']),
     )
+
+
+def _section(data: DataSet, logs: Logs) -> str:
+    """Fill the text of a set, ``sets/NAME.md``."""
+    main = [name for name in logs if not data.changes(name)]
+    constant = [name for name in CONSTANT if name in logs]
+    best = max(constant, key=lambda name: np.mean(maps(logs[name])))
+    pairs = [(name, ALONE) for name in main if name != ALONE]
+    pairs += [
+        (a, best if b == BEST else b)
+        for a, b in data.comparisons
+        if a in logs and (b == BEST or b in logs)
+    ]
+    waiting = [run['title'] for name, run in data.runs.items() if name not in logs]
+    judged = _judge(logs, pairs)
+    halves = [detectable(gain, len(logs[best])) for gain, _ in judged.values()]
+    teachers = [log['teacher'] for log in logs[best]]
+    text = FRAME.parent / 'sets' / f'{data.name}.md'
+    return text.read_text(encoding='utf-8').format(
+        title=data.title,
+        steps=logs[ALONE][0]['steps'][-1],
+        teacher_map=_spelled(f'{teacher["bbox_mAP"]:.3f}' for teacher in teachers),
+        seeds=_spelled(str(log['seed']) for log in logs[ALONE]),
+        num_seeds=len(logs[ALONE]),
+        best=data.runs[best]['title'],
+        methods=_methods(data, logs, main, judged),
+        comparisons=_comparisons(data, judged, [p for p in pairs if p[1] != ALONE]),
+        num_compared=len(pairs),
+        detectable=f'{np.median(halves):.3f}',
+        waiting=f'Not run yet: {", ".join(waiting)}.' if waiting else '',
+        **{kind: _changes(data, logs, kind) for kind in data.kinds()},
+    )
+
+
+def is_ready(logs: Logs) -> bool:
+    """Whether a set has what every comparison needs: the student, and a constant."""
+    return ALONE in logs and any(name in logs for name in CONSTANT)
 
 
 def maps(logs: list[dict]) -> list[float]:
@@ -78,79 +93,80 @@ def verdicts(logs: list[dict]) -> str:
     return '; '.join(f'{verdict} ({n})' for verdict, n in found.most_common())
 
 
-def _table(runs: Runs, logs: Logs, best: str, names: list[str]) -> str:
+def share(logs: list[dict]) -> float | None:
+    """Part of the total loss that the distillation loss is, over the last third."""
+    shares = []
+    for log in logs:
+        kd, total = (log['curves'].get(key) for key in ('distill.loss_kd', 'loss'))
+        if kd is None or total is None:
+            return None
+        parts = [a / b for a, b in zip(kd, total) if a is not None and b is not None]
+        shares.append(np.mean(parts[-(len(parts) // 3) :]))
+    return float(np.mean(shares))
+
+
+def _judge(logs: Logs, pairs: list[tuple[str, str]]) -> dict[tuple, tuple]:
+    """Differences of pairs, as a family, with Holm's verdicts."""
+    gains = {(a, b): _gain(logs, a, b) for a, b in pairs}
+    adjusted = holm([gain.p_value for gain in gains.values()])
+    return {
+        pair: (gain, verdict(gain, p))
+        for (pair, gain), p in zip(gains.items(), adjusted)
+    }
+
+
+def _methods(data: DataSet, logs: Logs, names: list[str], judged: dict) -> str:
     lines = [
-        '| method | box mAP | AP50 | against KD | final tau | doctor |',
-        '|---|---|---|---|---|---|',
+        '| method | box mAP | AP50 | against the student alone | final tau '
+        '| share of loss | doctor |',
+        '|---|---|---|---|---|---|---|',
     ]
     for name in names:
-        difference = '-' if name == best else _signed(_gain(logs, name, best))
         ap50 = np.mean([log['metrics']['bbox_mAP_50'] for log in logs[name]])
+        gain = _told(*judged[name, ALONE]) if name != ALONE else '-'
         lines.append(
-            f'| {runs[name]["title"]} | {_plain(interval(maps(logs[name])))} '
-            f'| {ap50:.3f} | {difference} | {_final_tau(logs[name])} '
-            f'| {verdicts(logs[name])} |'
+            f'| {data.runs[name]["title"]} | {_plain(interval(maps(logs[name])))} '
+            f'| {ap50:.3f} | {gain} | {_final_tau(logs[name])} '
+            f'| {_percent(share(logs[name]))} | {verdicts(logs[name])} |'
         )
     return '\n'.join(lines)
 
 
-def _answer(runs: Runs, logs: Logs, best: str) -> str:
-    methods = [name for name in runs if not is_ablation(name)]
-    others = [best, CONSTANT[0], ALONE, SAME_WEIGHT[0]]
-    titles = [runs[name]['title'] for name in others]
-    lines = [f'| against | {" | ".join(titles)} |', '|---' * (len(others) + 1) + '|']
-    for name in (name for name in methods if is_learned(logs[name])):
-        cells = ' | '.join(_judged(_gain(logs, name, other)) for other in others)
-        lines.append(f'| **{runs[name]["title"]}** | {cells} |')
-    halves = [_gain(logs, name, best).half for name in methods if name != best]
-    lines += ['']
-    for pair in PAIRS:
-        title, other = (runs[name]['title'] for name in pair)
-        lines.append(f'- *{title}* against *{other}*: {_judged(_gain(logs, *pair))}.')
-    lines += [
-        '',
-        f'With {len(logs[best])} seeds half an interval has the median',
-        f'{np.median(halves):.3f} in the table below: less than that is not seen.',
-    ]
+def _comparisons(data: DataSet, judged: dict, pairs: list[tuple[str, str]]) -> str:
+    lines = ['| method | against | difference |', '|---|---|---|']
+    for pair in pairs:
+        titles = ' | '.join(data.runs[name]['title'] for name in pair)
+        lines.append(f'| {titles} | {_told(*judged[pair])} |')
     return '\n'.join(lines)
 
 
-def _controls(runs: Runs, logs: Logs) -> str:
-    lines = ['| method | final tau | its control | difference |', '|---|---|---|---|']
-    for name, control in CONTROLS.items():
-        gain = _gain(logs, name, control)
-        lines.append(
-            f'| {runs[name]["title"]} | {_final_tau(logs[name])} '
-            f'| {_plain(interval(maps(logs[control])))} '
-            f'| {_judged(gain)} |'
-        )
-    return '\n'.join(lines)
-
-
-def _ablations(runs: Runs, logs: Logs, names: list[str]) -> str:
-    count = len(logs[names[0]])
-    base = logs[BASE][:count]
+def _changes(data: DataSet, logs: Logs, kind: str) -> str:
+    """Runs that change one thing in another run, with the same seeds of that."""
+    names = [name for name in logs if data.changes(name) == kind]
+    if not names:
+        return ''
+    pairs = [(name, data.runs[name]['base']) for name in names]
+    pairs += [(name, ALONE) for name in names]
+    judged = _judge(logs, pairs)
     lines = [
-        '| changed | box mAP | difference | final tau | doctor |',
-        '|---|---|---|---|---|',
-        f'| nothing | {_plain(interval(maps(base)))} | - | {_final_tau(base)} '
-        f'| {verdicts(base)} |',
+        '| changed | in | box mAP | difference | against the student alone '
+        '| final tau | share of loss | doctor |',
+        '|---|---|---|---|---|---|---|---|',
     ]
-    for name, gain in zip(names, _changes(logs, names)):
+    for name in names:
+        run, base = data.runs[name], data.runs[name]['base']
         lines.append(
-            f'| {runs[name]["title"]} | {_plain(interval(maps(logs[name])))} '
-            f'| {_signed(gain)} | {_final_tau(logs[name])} | {verdicts(logs[name])} |'
+            f'| {run["title"]} | {data.runs[base]["title"]} '
+            f'| {_plain(interval(maps(logs[name])))} | {_told(*judged[name, base])} '
+            f'| {_told(*judged[name, ALONE])} | {_final_tau(logs[name])} '
+            f'| {_percent(share(logs[name]))} | {verdicts(logs[name])} |'
         )
     return '\n'.join(lines)
-
-
-def _changes(logs: Logs, names: list[str]) -> list[Interval]:
-    base = maps(logs[BASE])
-    return [paired(maps(logs[name]), base[: len(logs[name])]) for name in names]
 
 
 def _gain(logs: Logs, name: str, other: str) -> Interval:
-    return paired(maps(logs[name]), maps(logs[other]))
+    count = min(len(logs[name]), len(logs[other]))
+    return paired(maps(logs[name])[:count], maps(logs[other])[:count])
 
 
 def _diagnose(log: dict) -> list[str]:
@@ -167,27 +183,23 @@ def _diagnose(log: dict) -> list[str]:
 def _final_tau(logs: list[dict]) -> str:
     if 'tau' in logs[0]['curves']:
         taus = [log['curves']['tau'][-1] for log in logs]
-    elif 'tau' in (logs[0]['loss_kd'] or {}):
-        taus = [log['loss_kd']['tau'] for log in logs]
+    elif logs[0]['loss_kd'] and 'tau' in find_constant(logs[0]['loss_kd']):
+        taus = [find_constant(log['loss_kd'])['tau'] for log in logs]
     else:
         return '-'
     return f'{np.mean(taus):.2f} ({min(taus):.2f} to {max(taus):.2f})'
 
 
-def _judged(value: Interval) -> str:
-    return f'{_signed(value)}: {value.verdict}'
+def _told(gain: Interval, said: str) -> str:
+    return f'{gain.mean:+.3f} ± {gain.half:.3f}: {said}'
 
 
 def _plain(value: Interval) -> str:
     return f'{value.mean:.3f} ± {value.half:.3f}'
 
 
-def _signed(value: Interval) -> str:
-    return f'{value.mean:+.3f} ± {value.half:.3f}'
-
-
-def _teachers(logs: list[dict]) -> list[dict]:
-    return [log['teacher'] for log in logs if log['teacher']]
+def _percent(value: float | None) -> str:
+    return '-' if value is None else f'{value:.0%}'
 
 
 def _spelled(items: Iterable[str]) -> str:

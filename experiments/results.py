@@ -10,49 +10,44 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from page import write_page
-from pictures import draw_maps, draw_taus
-from record import load_runs, log_path, read_log
+from page import is_ready, write_page
+from pictures import draw_epochs, draw_maps, draw_taus
+from record import DataSet, load_sets
 
 
-def load_logs(runs: dict[str, dict]) -> dict[str, list[dict]]:
-    """Read the logs of all runs, by name, in the order of their seeds.
+def load_logs(data: DataSet) -> dict[str, list[dict]]:
+    """Read the logs of all runs of a set, by name, in the order of their seeds.
 
     Args:
-        runs: The entries of ``runs.py``.
+        data: The set.
 
     Returns:
-        Compact logs, see :func:`record.write_log`.
-
-    Raises:
-        FileNotFoundError: If a run has no log, or one of another entry in ``runs.py``.
+        Compact logs, see :meth:`record.DataSet.write_log`, of the runs that have one of
+        every seed.
     """
-    logs = {}
-    for name, run in runs.items():
-        logs[name] = [read_log(name, seed, runs) for seed in run['seeds']]
-        for seed, log in zip(run['seeds'], logs[name]):
-            if log is None:
-                raise FileNotFoundError(
-                    f'{log_path(name, seed)} is missing, or of another '
-                    'entry in experiments/runs.py or another tau: run `make ledger`'
-                )
-    return logs
+    logs = {
+        name: [data.read_log(name, seed) for seed in run['seeds']]
+        for name, run in data.runs.items()
+    }
+    return {name: found for name, found in logs.items() if None not in found}
 
 
 def rebuild(docs: Path = Path('docs')) -> None:
-    """Write ``results.md`` and its pictures.
+    """Write ``results.md`` and its pictures, of the runs that are complete.
 
     Args:
         docs: The folder to write to.
-
-    Raises:
-        FileNotFoundError: If a run has no log.
     """
-    runs = load_runs()
-    logs = load_logs(runs)
-    (docs / 'results.md').write_text(write_page(runs, logs), encoding='utf-8')
-    draw_maps(runs, logs, docs / 'results_map.svg')
-    draw_taus(runs, logs, docs / 'results_tau.svg')
+    sets = load_sets()
+    logs = {name: load_logs(data) for name, data in sets.items()}
+    (docs / 'results.md').write_text(write_page(sets, logs), encoding='utf-8')
+    for name, data in sets.items():
+        if not is_ready(logs[name]):
+            continue
+        draw_maps(data, logs[name], docs / f'results_map_{name}.svg')
+        draw_taus(data, logs[name], docs / f'results_tau_{name}.svg')
+        if set(data.shown) & logs[name].keys():
+            draw_epochs(data, logs[name], docs / f'results_epochs_{name}.svg')
 
 
 if __name__ == '__main__':

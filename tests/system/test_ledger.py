@@ -30,179 +30,218 @@ def copied_logs(experiments, monkeypatch, tmp_path) -> Path:
     return logs
 
 
+@pytest.fixture
+def sets(experiments) -> dict:
+    return experiments('record').load_sets()
+
+
+@pytest.fixture
+def digits(sets):
+    return sets['digits']
+
+
 def test_an_interval_is_students(experiments):
-    mean, half = experiments('intervals').interval([1, 2, 3, 4, 5])
+    values = [1, 2, 3, 4, 5]
+    mean, half, p_value = experiments('intervals').interval(values)
     assert mean == 3
     # t(0.975; 4) = 2.776, s = sqrt(2.5)
     assert half == pytest.approx(2.776 * 2.5**0.5 / 5**0.5, rel=1e-3)
+    assert p_value == pytest.approx(scipy.stats.ttest_1samp(values, 0).pvalue)
 
 
-def test_a_difference_is_paired_and_better_only_beyond_its_interval(experiments):
-    paired = experiments('intervals').paired
-    gain = paired([0.2, 0.3, 0.4], [0.1, 0.2, 0.31])
+def test_a_difference_is_paired(experiments):
+    gain = experiments('intervals').paired([0.2, 0.3, 0.4], [0.1, 0.2, 0.31])
     assert gain.mean == pytest.approx(0.29 / 3)
     assert gain.half == pytest.approx(4.303 * (0.01 / 3**0.5) / 3**0.5, rel=1e-3)
-    assert gain.verdict == 'better'
-    assert paired([0.1, 0.2, 0.31], [0.2, 0.3, 0.4]).verdict == 'worse'
-    assert paired([0.1, 0.2], [0.2, 0.1]).verdict == 'no difference shown'
 
 
-def test_every_method_has_the_same_seeds_and_every_ablation_some_of_them(experiments):
-    record = experiments('record')
-    runs = record.load_runs()
-    for name, run in runs.items():
-        count = 3 if record.is_ablation(name) else len(runs['ctkd']['seeds'])
-        assert list(run['seeds']) == list(range(count)), name
+def test_holm_multiplies_the_smallest_by_their_number(experiments):
+    # Worked by hand: 0.01 · 4, then 0.015 · 3 = 0.045, 0.04 · 2 and 0.03 · 2 in order.
+    adjusted = experiments('intervals').holm([0.04, 0.01, 0.6, 0.015])
+    assert adjusted == pytest.approx([0.08, 0.04, 0.6, 0.045])
 
 
-def test_a_run_is_the_demos_config_with_its_method_seed_and_changes(experiments):
-    record = experiments('record')
-    runs = record.load_runs()
-    cfg = record.make_config(runs['ctkd'], seed=3)
-    shipped = record.make_config(runs['ablation-shipped'], seed=3)
+def test_a_verdict_needs_an_adjusted_p_value_below_5_percent(experiments):
+    intervals = experiments('intervals')
+    gain = intervals.paired([0.2, 0.3, 0.4], [0.1, 0.2, 0.31])
+    assert intervals.verdict(gain, 0.049) == 'better'
+    assert intervals.verdict(gain._replace(mean=-0.1), 0.049) == 'worse'
+    assert intervals.verdict(gain, 0.05) == 'no difference shown'
+
+
+def test_a_detectable_difference_is_found_in_four_of_five_draws(experiments):
+    intervals = experiments('intervals')
+    rng = np.random.default_rng(0)
+    gain = intervals.Interval(0, scipy.stats.t.ppf(0.975, 9) / 10**0.5, 1)  # s = 1
+    draws = rng.normal(intervals.detectable(gain, 10), 1, (4000, 10))
+    found = np.mean(scipy.stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05)
+    assert 0.78 < found < 0.86
+
+
+def test_every_method_has_the_same_seeds_and_every_change_some_of_them(sets):
+    for data in sets.values():
+        seeds = list(data.runs['student']['seeds'])
+        for name, run in data.runs.items():
+            count = 3 if data.changes(name) else len(seeds)
+            assert list(run['seeds']) == seeds[:count], name
+
+
+def test_a_run_is_the_sets_config_with_its_method_seed_and_changes(digits):
+    cfg = digits.make_config('ctkd', seed=3)
+    shipped = digits.make_config('ablation-shipped', seed=3)
     assert cfg.randomness.seed == 3
     assert cfg.model.loss_kd.temperature.tau_range == 7.59
     cfg.model.loss_kd.temperature = shipped.model.loss_kd.temperature
     assert cfg.to_dict() == shipped.to_dict()
-    lr = record.make_config(runs['ablation-lr'], seed=3).optim_wrapper.paramwise_cfg
+    lr = digits.make_config('ablation-lr', seed=3).optim_wrapper.paramwise_cfg
     assert lr.custom_keys['loss_kd.temperature'] == dict(lr_mult=1, decay_mult=0)
-    control = record.make_config(runs['control-ctkd'], seed=3, tau=4.5)
+    control = digits.make_config('control-ctkd', seed=3, tau=4.5)
     assert control.model.loss_kd == dict(type='mmrazor.KLDivergence', tau=4.5)
+    inside = digits.make_config('control-zscore', seed=3, tau=4.5)
+    assert inside.model.loss_kd.loss.temperature.tau == 4.5
 
 
-def test_a_log_of_another_entry_does_not_count(experiments, copied_logs):
-    record = experiments('record')
-    runs = record.load_runs()
-    assert record.read_log('kd-t2', 0, runs)
-    runs['kd-t2']['changes'].loss_kd.tau = 3
-    assert record.read_log('kd-t2', 0, runs) is None
+def test_a_log_of_another_entry_does_not_count(digits, copied_logs):
+    assert digits.read_log('kd-t2', 0)
+    digits.runs['kd-t2']['changes'].loss_kd.tau = 3
+    assert digits.read_log('kd-t2', 0) is None
 
 
 def test_a_controls_log_counts_only_with_the_tau_its_source_ended_with(
-    experiments, copied_logs
+    digits, copied_logs
 ):
-    record = experiments('record')
-    runs, source = record.load_runs(), copied_logs / 'ctkd' / 'seed0.json'
-    assert record.read_log('control-ctkd', 0, runs)
+    source = copied_logs / 'digits' / 'ctkd' / 'seed0.json'
+    assert digits.read_log('control-ctkd', 0)
     log = json.loads(source.read_text())
     log['curves']['tau'][-1] += 0.1
     source.write_text(json.dumps(log))
-    assert record.read_log('control-ctkd', 0, runs) is None
+    assert digits.read_log('control-ctkd', 0) is None
     source.unlink()
-    assert record.read_log('control-ctkd', 0, runs) is None
+    assert digits.read_log('control-ctkd', 0) is None
 
 
-def test_every_log_is_of_the_loss_that_its_config_has_now(experiments):
-    record = experiments('record')
-    runs = record.load_runs()
-    for name, run in runs.items():
-        for seed in run['seeds']:
-            tau = run.get('tau_of') and record.final_tau(run['tau_of'], seed, runs)
-            loss = record.make_method(run, tau).loss_kd if run['method'] else None
-            assert record.read_log(name, seed, runs)['loss_kd'] == loss, (name, seed)
+def test_every_log_is_of_the_loss_that_its_config_has_now(experiments, sets):
+    make_method, load_logs = (
+        experiments('record').make_method,
+        experiments('results').load_logs,
+    )
+    for data in sets.values():
+        for name, logs in load_logs(data).items():
+            run = data.runs[name]
+            for log in logs:
+                source = run.get('tau_of')
+                tau = source and data.final_tau(source, log['seed'])
+                loss = make_method(run, tau).loss_kd if run['method'] else None
+                assert log['loss_kd'] == loss, (name, log['seed'])
 
 
-def test_the_page_is_what_the_logs_say(experiments, root):
-    runs, results = experiments('record').load_runs(), experiments('results')
-    page = experiments('page').write_page(runs, results.load_logs(runs))
+def test_the_page_is_what_the_logs_say(experiments, sets, root):
+    load_logs = experiments('results').load_logs
+    logs = {name: load_logs(data) for name, data in sets.items()}
+    page = experiments('page').write_page(sets, logs)
     assert page == (root / 'docs' / 'results.md').read_text()
 
 
-def read_tables(page: Path) -> list[list[list[str]]]:
-    """Cells of every table of a Markdown page, by row, without emphasis."""
-    tables = [[]]
-    for line in page.read_text().splitlines():
-        if line.startswith('|---'):
-            continue
-        if line.startswith('|'):
-            tables[-1].append([cell.strip(' *') for cell in line[1:-1].split('|')])
-        elif tables[-1]:
-            tables.append([])
-    return tables
+def read_tables(page: Path) -> dict[str, list[list[list[str]]]]:
+    """Tables of a page by the title of their section; of each the cells by row."""
+    sections: dict = {}
+    for text in page.read_text().split('\n## ')[1:]:
+        title, tables = text.split('\n')[0], [[]]
+        for line in text.splitlines():
+            if line.startswith('|') and not line.startswith('|---'):
+                tables[-1].append([cell.strip() for cell in line[1:-1].split('|')])
+            elif tables[-1] and not line.startswith('|'):
+                tables.append([])
+        sections[title] = [table for table in tables if table]
+    assert 'Scanned digits' in sections  # others may not have been run yet
+    return sections
 
 
-@pytest.fixture
-def measured(experiments, root) -> dict[str, list[float]]:
+def measured(root: Path, data) -> dict[str, list[float]]:
     """The box mAP of each seed, by the title of the run, straight from the logs."""
     maps = {}
-    for name, run in experiments('record').load_runs().items():
-        folder = root / 'experiments' / 'logs' / name
+    for name, run in data.runs.items():
+        folder = root / 'experiments' / 'logs' / data.name / name
         logs = [folder / f'seed{seed}.json' for seed in run['seeds']]
-        maps[run['title']] = [
-            json.loads(log.read_text())['metrics']['bbox_mAP'] for log in logs
-        ]
+        if all(log.is_file() for log in logs):
+            maps[run['title']] = [
+                json.loads(log.read_text())['metrics']['bbox_mAP'] for log in logs
+            ]
     return maps
 
 
-@pytest.fixture
-def answer(root, measured) -> list[list[str]]:
-    """The page's table whose columns are of runs."""
+def judged(cell: str) -> tuple[float, float, str]:
+    figures, verdict = cell.split(': ')
+    return (*map(float, figures.split('±')), verdict)
+
+
+def test_every_difference_is_scipys_and_its_verdict_statsmodels_rule(sets, root):
     tables = read_tables(root / 'docs' / 'results.md')
-    (found,) = [t for t in tables if t and all(title in measured for title in t[0][1:])]
-    return found
-
-
-def test_the_answer_is_scipys(answer, measured):
-    (_, *others), *rows = answer
-    for title, *cells in rows:
-        for other, cell in zip(others, cells):
-            test = scipy.stats.ttest_rel(measured[title], measured[other])
+    for data in (sets[name] for name in sets if sets[name].title in tables):
+        maps = measured(root, data)
+        methods, pairs, *_ = tables[data.title]
+        rows = [(row[0], 'student alone', row[3]) for row in methods[1:]]
+        rows = [row for row in rows if row[0] != 'student alone'] + pairs[1:]
+        tests = [scipy.stats.ttest_rel(maps[a], maps[b]) for a, b, _ in rows]
+        ranks = np.argsort(np.argsort([test.pvalue for test in tests]))
+        smallest_kept = min(
+            (r for r, t in zip(ranks, tests) if t.pvalue * (len(rows) - r) >= 0.05),
+            default=len(rows),
+        )
+        for (a, b, cell), test, rank in zip(rows, tests, ranks):
             low, high = test.confidence_interval(0.95)
-            figures, verdict = cell.split(': ')
-            mean, half = map(float, figures.split('±'))
-            assert mean == pytest.approx((low + high) / 2, abs=6e-4)
-            assert half == pytest.approx((high - low) / 2, abs=6e-4)
-            sign = 'better' if low > 0 else 'worse'
-            shown = sign if test.pvalue < 0.05 else 'no difference shown'
-            assert verdict == shown, (title, other)
-    assert len(others) > 1 and len(rows) > 1
+            mean, half, verdict = judged(cell)
+            assert mean == pytest.approx((low + high) / 2, abs=6e-4), (a, b)
+            assert half == pytest.approx((high - low) / 2, abs=6e-4), (a, b)
+            sign = 'better' if low + high > 0 else 'worse'
+            shown = sign if rank < smallest_kept else 'no difference shown'
+            assert verdict == shown, (a, b)
+        assert len(rows) > 15
 
 
-def test_the_answers_baseline_is_the_best_constant_temperature(
-    experiments, answer, measured
-):
-    constant = [
-        run['title']
-        for run in experiments('record').load_runs().values()
-        if run['method'] == 'kd'
-        and 'loss_weight' not in run.get('changes', {}).get('loss_kd', {})
-    ]
-    assert answer[0][1] == max(constant, key=lambda title: np.mean(measured[title]))
-    assert len(constant) > 2
-
-
-def test_every_runs_mean_and_interval_are_scipys(root, measured):
-    rows = sum(read_tables(root / 'docs' / 'results.md'), [])
-    shown = {
-        title: [float(number) for number in cell.split('±')]
-        for title, cell, *_ in rows
-        if title in measured and re.fullmatch(r'[\d.]+ ± [\d.]+', cell)
-    }
-    assert shown.keys() == measured.keys()
-    for title, maps in measured.items():
-        half = scipy.stats.sem(maps) * scipy.stats.t.ppf(0.975, len(maps) - 1)
-        assert shown[title] == pytest.approx([np.mean(maps), half], abs=6e-4), title
+def test_every_runs_mean_and_interval_are_scipys(sets, root):
+    tables = read_tables(root / 'docs' / 'results.md')
+    for data in (sets[name] for name in sets if sets[name].title in tables):
+        shown = {
+            row[0]: [float(number) for number in cell.split('±')]
+            for row in sum(tables[data.title], [])
+            for cell in row[1:3]
+            if re.fullmatch(r'[\d.]+ ± [\d.]+', cell)
+        }
+        maps = measured(root, data)
+        assert shown.keys() == maps.keys()
+        for title, values in maps.items():
+            half = scipy.stats.sem(values) * scipy.stats.t.ppf(0.975, len(values) - 1)
+            assert shown[title] == pytest.approx([np.mean(values), half], abs=6e-4)
 
 
 @pytest.mark.usefixtures('pinned_matplotlib')
 def test_rebuilding_changes_no_byte(experiments, root, tmp_path):
     experiments('results').rebuild(tmp_path)
-    for name in ('results.md', 'results_map.svg', 'results_tau.svg'):
+    names = [path.name for path in tmp_path.iterdir()]
+    assert len(names) > 2
+    for name in names:
         assert (tmp_path / name).read_bytes() == (root / 'docs' / name).read_bytes()
 
 
-def test_a_figure_without_its_log_is_refused(experiments, copied_logs, tmp_path):
-    (copied_logs / 'ctkd' / 'seed2.json').unlink()
-    with pytest.raises(FileNotFoundError, match='ctkd/seed2.json is missing'):
-        experiments('results').rebuild(tmp_path)
+def test_a_run_without_one_of_its_logs_is_not_on_the_page(
+    experiments, copied_logs, tmp_path
+):
+    (copied_logs / 'digits' / 'dkd' / 'seed2.json').unlink()
+    experiments('results').rebuild(tmp_path)
+    page = (tmp_path / 'results.md').read_text()
+    assert '| DKD, T = 1 |' not in page and 'Not run yet: DKD, T = 1, ' in page
 
 
-def test_every_log_counts(experiments):
-    runs, results = experiments('record').load_runs(), experiments('results')
-    logs, write_page = results.load_logs(runs), experiments('page').write_page
-    page = write_page(runs, logs)
-    for name in runs:
-        metrics = logs[name][1]['metrics']
+def test_every_log_counts(experiments, sets):
+    write_page, load_logs = (
+        experiments('page').write_page,
+        experiments('results').load_logs,
+    )
+    logs = {name: load_logs(data) for name, data in sets.items()}
+    page = write_page(sets, logs)
+    for name, seeds in logs['digits'].items():
+        metrics = seeds[1]['metrics']
         metrics['bbox_mAP'] += 0.1
-        assert write_page(runs, logs) != page, name
+        assert write_page(sets, logs) != page, name
         metrics['bbox_mAP'] -= 0.1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from helpers.report_run import TEACHER, demo_config, make_run
@@ -20,55 +23,71 @@ def ledger(root, monkeypatch):
     return importlib.import_module('ledger')
 
 
+@pytest.fixture
+def make_set(ledger):
+    """Make a set of the demo's pair, with other runs."""
+    digits = ledger.load_sets()['digits']
+
+    def make(runs):
+        return dataclasses.replace(digits, runs=runs)
+
+    return make
+
+
 @pytest.mark.process
 def test_what_is_missing_is_trained_and_what_fails_is_named(
-    ledger, small_checkout, monkeypatch, capsys
+    ledger, make_set, root, small_checkout, monkeypatch, capsys
 ):
-    import record
-
     monkeypatch.chdir(small_checkout)
+    Path('experiments').mkdir()
+    for name in ('row_shares.py', 'variants.py'):
+        shutil.copy(root / 'experiments' / name, 'experiments')
     make_run(demo.WORK_DIR / 'teacher', demo_config(TEACHER, []))
     monkeypatch.setattr(ledger, 'POLL_SECONDS', 0.2)
     monkeypatch.setattr(ledger, 'REPORT_SECONDS', 0)
     monkeypatch.setattr(ledger, 'rebuild', lambda: None)
+    monkeypatch.setattr(ledger, 'make_demo_data', demo.make_demo_data)
     runs = {
         'control': dict(method='kd', tau_of='ctkd', seeds=[1]),
         'ctkd': dict(method='ctkd', seeds=[1]),
         'bad': dict(method='kd', seeds=[0], changes={'loss_kd': dict(nonsense=1)}),
     }
-    monkeypatch.setattr(ledger, 'load_runs', lambda: runs)
-    monkeypatch.setattr(ledger, 'make_demo_data', demo.make_demo_data)
+    data = make_set(runs)
+    monkeypatch.setattr(ledger, 'load_sets', lambda: dict(digits=data))
     with pytest.raises(SystemExit, match='some runs failed'):
-        ledger.main()
-    log = record.read_log('ctkd', 1, runs)
-    control = record.read_log('control', 1, runs)  # after its source
+        ledger.main([])
+    log = data.read_log('ctkd', 1)
+    control = data.read_log('control', 1)  # after its source
     assert control['loss_kd']['tau'] == log['curves']['tau'][-1] > 1
     assert control['seed'] == 1 and control['metrics'].keys() >= {'bbox_mAP'}
-    assert record.read_log('bad', 0, runs) is None
+    both = log['curves']['kd_foreground'][0] + log['curves']['kd_background'][0]
+    assert both > 0 and log['maps'][-1][1] == log['metrics']['bbox_mAP']
+    assert data.read_log('bad', 0) is None
     shown = capsys.readouterr()
-    assert '3 runs have no log' in shown.out and ' eta ' in shown.out
-    assert 'bad, seed 0 failed: see work_dirs/ledger/bad/seed0/train.log' in shown.err
+    assert '3 runs of digits have no log' in shown.out and ' eta ' in shown.out
+    failed = 'digits: bad, seed 0 failed: see work_dirs/ledger/digits/bad/seed0/train'
+    assert failed in shown.err
     del runs['bad']
-    ledger.main()
-    assert '0 runs have no log' in capsys.readouterr().out
+    ledger.main(['digits'])
+    assert '0 runs of digits have no log' in capsys.readouterr().out
 
 
 def test_a_training_goes_on_from_what_is_left_of_the_same_entry_alone(
-    ledger, small_checkout, monkeypatch
+    ledger, make_set, small_checkout, monkeypatch
 ):
     started = []
     monkeypatch.chdir(small_checkout)
     monkeypatch.setattr(
         ledger.subprocess, 'Popen', lambda line, **_: started.append(line)
     )
-    kept = ledger.WORK_DIR / 'kd' / 'seed0' / 'last_checkpoint'
+    kept = ledger.WORK_DIR / 'digits' / 'kd' / 'seed0' / 'last_checkpoint'
     for tau, is_kept in ((2, False), (2, True), (3, False)):
         run = dict(method='kd', changes={'loss_kd': dict(tau=tau)})
-        ledger.Training('kd', 0, run).start({'kd': run})
+        ledger.Training(make_set({'kd': run}), 'kd', 0).start()
         assert kept.is_file() == is_kept
         kept.write_text('epoch_5.pth')
     kept.parent.with_suffix('.py').unlink()
-    ledger.Training('kd', 0, run).start({'kd': run})
+    ledger.Training(make_set({'kd': run}), 'kd', 0).start()
     assert not kept.is_file()
     assert all('--resume' in line for line in started)
 
@@ -86,9 +105,9 @@ def test_a_second_ledger_does_not_train_into_the_same_folders(
 
 
 @pytest.mark.process
-def test_no_training_outlives_the_ledger(ledger, monkeypatch):
+def test_no_training_outlives_the_ledger(ledger, make_set, monkeypatch):
     class Endless(ledger.Training):
-        def start(self, runs):
+        def start(self):
             self.process = subprocess.Popen(['sleep', '60'])
             return True
 
@@ -97,7 +116,7 @@ def test_no_training_outlives_the_ledger(ledger, monkeypatch):
 
     monkeypatch.setattr(ledger, 'POLL_SECONDS', 0)
     monkeypatch.setattr(ledger.Progress, 'report', interrupt)
-    trainings = [Endless('kd', seed, {}) for seed in (0, 1)]
+    trainings = [Endless(make_set({}), 'kd', seed) for seed in (0, 1)]
     with pytest.raises(KeyboardInterrupt):
-        ledger.train(trainings[:], {}, cores=2)
+        ledger.train(trainings[:], cores=2)
     assert [t.process.returncode for t in trainings] == [-signal.SIGTERM] * 2
