@@ -274,9 +274,9 @@ def test_mmdetection_keeps_its_own_evaluator(metrics):
     assert {'COCOeval', 'COCOevalMP'} <= set(names)
 
 
-def test_the_config_names_the_missing_package(monkeypatch):
+def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, 'faster_coco_eval', None)
-    with pytest.raises(ImportError, match="ctkd_mm.FastCocoMetric'.*pip install"):
+    with pytest.raises(ImportError, match='faster_coco_eval'):
         FastCocoMetric()
 
 

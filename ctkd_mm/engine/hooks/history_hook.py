@@ -35,15 +35,12 @@ class HistoryHook(Hook):
             self.max_length = max(self.max_length, len(runner.train_dataloader))
         # The times of a validation are logged as their mean over all of it.
         batches = 0 if runner.val_loop is None else len(runner.val_dataloader)
-        self.max_length_of_others = max(self.max_length, batches)
+        self.max_validated = max(self.max_length, batches)
         self.keeps_all = 'global' in windows
 
     def after_train_iter(self, runner: Runner, **_: Any) -> None:
         """Limit every history, those that are new included."""
         if not self.keeps_all:
             for key, history in runner.message_hub.log_scalars.items():
-                history.max_length = (
-                    self.max_length
-                    if key.startswith('train/')
-                    else self.max_length_of_others
-                )
+                trained = key.startswith('train/')
+                history.max_length = self.max_length if trained else self.max_validated

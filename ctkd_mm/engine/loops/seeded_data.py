@@ -96,20 +96,7 @@ class SeededDataset:
         if isinstance(index, SeededIndex):
             seed_everything(*index.seed)
             index = index.index
-        try:
-            return self.unseeded[index]
-        except Exception as error:  # a damaged image fails in any way
-            raise ValueError(
-                f'train_dataloader.dataset: sample {index} could not be loaded, '
-                f'{self._image(index)} ({type(error).__name__}: {error}). Replace the '
-                'file, take the image out of the annotations, or correct the pipeline'
-            ) from error
-
-    def _image(self, index: Any) -> str:
-        try:
-            return self.unseeded.get_data_info(index)['img_path']
-        except Exception:  # not a data set of image files
-            return 'which names no image'
+        return self.unseeded[index]
 
     def __len__(self) -> int:
         """Number of samples."""

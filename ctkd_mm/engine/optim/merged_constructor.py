@@ -47,13 +47,10 @@ def merge(groups: list[dict]) -> list[dict]:
     """
     merged: list[dict] = []
     for group in groups:
-        alike = next((m for m in merged if _settings(m) == _settings(group)), None)
+        settings = {**group, 'params': None}
+        alike = next((m for m in merged if {**m, 'params': None} == settings), None)
         if alike is None:
             merged.append({**group, 'params': list(group['params'])})
         else:
             alike['params'] += group['params']
     return merged
-
-
-def _settings(group: dict) -> dict:
-    return {key: value for key, value in group.items() if key != 'params'}
