@@ -64,7 +64,7 @@ def draw_taus(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
         if name in logs and is_learned(logs[name]) and not data.changes(name)
     }
     with matplotlib.rc_context(STYLE):
-        figure, axes = _bands(curves, 'tau')
+        figure, axes = _bands(curves, 'tau', 'iteration')
         axes.set_yscale('log')
         axes.set_yticks([1, 2, 5, 10, 20], ['1', '2', '5', '10', '20'])
         axes.minorticks_off()
@@ -85,11 +85,11 @@ def draw_epochs(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
         maps = [[value for _, value in log['maps']] for log in logs[name]]
         curves[data.runs[name]['title']] = steps, maps
     with matplotlib.rc_context(STYLE):
-        _save(_bands(curves, 'box mAP')[0], out)
+        _save(_bands(curves, 'box mAP', 'epoch')[0], out)
 
 
-def _bands(curves: dict[str, tuple], label: str) -> tuple[Figure, Axes]:
-    """Curves by title: (steps, values of each seed); the mean, and a band."""
+def _bands(curves: dict[str, tuple], label: str, xlabel: str) -> tuple[Figure, Axes]:
+    """Draw curves by title, (steps, values of each seed): the mean, and a band."""
     figure = Figure(figsize=(7.5, 4.2), layout='constrained')
     axes = figure.subplots()
     for title, (steps, values) in curves.items():
@@ -97,7 +97,7 @@ def _bands(curves: dict[str, tuple], label: str) -> tuple[Figure, Axes]:
         (line,) = axes.plot(steps, values.mean(0), label=title)
         color = line.get_color()
         axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2)
-    axes.set_xlabel('iteration')
+    axes.set_xlabel(xlabel)
     axes.set_ylabel(f'{label}: mean and range of the seeds')
     axes.legend()
     axes.grid(alpha=0.3)

@@ -143,7 +143,7 @@ class DataSet:
                 for key, value in metrics[-1].items()
                 if key.startswith('coco/')
             },
-            maps=[[line['step'], line['coco/bbox_mAP']] for line in metrics],
+            maps=[[line['step'], line['coco/bbox_mAP']] for line in metrics],  # epochs
             steps=[line['step'] for line in lines],
             epochs=[line['epoch'] for line in lines],
             curves={
