@@ -125,6 +125,7 @@ def test_the_extracted_student_detects_in_a_photograph(pair, trained):
     assert drawn.shape == cv2.imread(str(photograph)).shape
 
 
+@pytest.mark.parametrize('pair', ['two-stage'], indirect=True)
 def test_a_temperature_is_suggested(pair):
     config, _, options, folder = pair
     out = folder / 'curve.png'
