@@ -215,7 +215,7 @@ def test_a_method_config_trains_the_demo_pair_by_its_formula(name, ctkd_cfg, bat
     assert len(hooks) == 1 + len(learned)  # the doctor's
     assert len(learned) == int(name.startswith('ctkd'))
     if learned:
-        assert taus[0] == pytest.approx(2)
+        assert taus[0] == pytest.approx(0.4)
         assert taus[1] != taus[0]
         groups = {id(p): g for g in optim_wrapper.param_groups for p in g['params']}
         assert groups[id(learned[0])]['lr'] == pytest.approx(0.1)
