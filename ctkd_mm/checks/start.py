@@ -97,6 +97,6 @@ def check_weights(runner: Runner, checkpoint: dict) -> None:
         raise ValueError(
             f'{load_from(runner) or runner.work_dir}: {len(lost)} of {len(own)} '
             f'weights of the model are missing or of another shape, {lost[0]} for '
-            f'example; the file has {some(prefixes)}. Give the config of the run, or '
-            'configs/baseline for an extracted student'
+            f"example; the file has {some(prefixes)}. Give the run's config (extracted "
+            'students: configs/baseline)'
         )
