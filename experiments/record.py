@@ -110,13 +110,16 @@ class DataSet:
         if run['method']:
             method = make_method(run, tau)
             cfg.model.loss_kd = method.loss_kd
-            cfg.custom_hooks = method.get('custom_hooks', [])
-            cfg.custom_hooks.append(dict(type='RowSharesHook'))
-            cfg.custom_imports = dict(
-                imports=['experiments.row_shares', 'experiments.variants']
-            )
+            cfg.custom_hooks = [
+                *method.get('custom_hooks', []),
+                dict(type='RowSharesHook'),
+            ]
             if 'paramwise_cfg' in method:
                 cfg.optim_wrapper.paramwise_cfg = method.paramwise_cfg
+        hooks = [*cfg.get('custom_hooks', []), dict(type='SameStartHook')]
+        modules = 'same_start', 'row_shares', 'variants'
+        cfg.custom_hooks = hooks
+        cfg.custom_imports = dict(imports=[f'experiments.{name}' for name in modules])
         cfg.randomness.seed = seed
         return cfg
 

@@ -40,7 +40,7 @@ def test_what_is_missing_is_trained_and_what_fails_is_named(
 ):
     monkeypatch.chdir(small_checkout)
     Path('experiments').mkdir()
-    for name in ('row_shares.py', 'variants.py'):
+    for name in ('row_shares.py', 'same_start.py', 'variants.py'):
         shutil.copy(root / 'experiments' / name, 'experiments')
     make_run(demo.WORK_DIR / 'teacher', demo_config(TEACHER, []))
     monkeypatch.setattr(ledger, 'POLL_SECONDS', 0.2)
