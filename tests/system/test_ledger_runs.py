@@ -10,7 +10,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.report_run import TEACHER, demo_config, make_run
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from ctkd_mm.demo import run as demo
 
@@ -90,6 +93,45 @@ def test_a_training_goes_on_from_what_is_left_of_the_same_entry_alone(
     ledger.Training(make_set({'kd': run}), 'kd', 0).start()
     assert not kept.is_file()
     assert all('--resume' in line for line in started)
+
+
+class Stopped(Exception):
+    pass
+
+
+class Stop(Hook):
+    def before_train(self, runner):
+        raise Stopped
+
+
+@pytest.mark.start
+def test_a_seeds_student_starts_from_the_same_weights_alone_and_in_a_pair(
+    ledger, make_set, root, small_checkout, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(root))
+    demo.make_demo_data(demo.WORK_DIR / 'data')
+    make_run(demo.WORK_DIR / 'teacher', demo_config(TEACHER, []))
+    changes = dict(loss_kd=dict(temperature=dict(num_classes=10)))
+    runs = {
+        'student': dict(method=None),
+        'kd': dict(method='kd'),
+        'instance': dict(method='ctkd-instance', changes=changes),
+    }
+    weights = {}
+    for name in runs:
+        cfg = make_set(runs).make_config(name, seed=3)
+        for module in cfg.custom_imports.imports:
+            importlib.import_module(module)
+        cfg.update(work_dir=name, experiment_name=name)
+        runner = Runner.from_cfg(cfg)
+        runner.register_hook(Stop(), priority='HIGHEST')
+        with pytest.raises(Stopped):
+            runner.train()
+        model = getattr(runner.model, 'architecture', runner.model)
+        weights[name] = model.state_dict()
+    for name in ('kd', 'instance'):
+        for key, value in weights['student'].items():
+            assert torch.equal(weights[name][key], value), key
 
 
 def test_a_second_ledger_does_not_train_into_the_same_folders(
