@@ -3,8 +3,8 @@
     make ledger    # or python experiments/ledger.py, in the root of a checkout
 
 Trains as many runs at a time as there are cores, each on one; an interrupted run goes
-on from its last epoch when called again. A run takes 3 to 8 minutes of a core. Sets
-whose data are missing are left out; names of sets given as arguments train these alone.
+on from its last epoch when called again. A run takes 3 to 8 minutes of a core. Names
+of sets given as arguments train these alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from results import rebuild
 from ctkd_mm.analysis.run_log import read_metrics, read_scalars
 from ctkd_mm.demo.digits import make_demo_data
 
-WORK_DIR = Path('work_dirs/ledger')
+WORK_DIR, DEMO_DATA = Path('work_dirs/ledger'), Path('work_dirs/demo/data')
 POLL_SECONDS, REPORT_SECONDS = 2, 60
 
 
@@ -183,8 +183,13 @@ def alone() -> Iterator[None]:
         yield
 
 
-def train_teacher(data: DataSet) -> None:
-    """Train the teacher of a set, or go on, unless it is complete."""
+def prepare(data: DataSet) -> None:
+    """Find the data of a set, the demo's are made, and train its teacher."""
+    root = Path(Config.fromfile(data.student).data_root)
+    if root == DEMO_DATA:
+        make_demo_data(root)
+    if not root.is_dir():
+        sys.exit(f'{root} is missing: see docs/own-detector.md, or name other sets')
     last = f'epoch_{max_epochs(data.teacher)}.pth'
     if not (data.teacher_dir / last).is_file():
         print(f'training {data.teacher}', flush=True)
@@ -203,19 +208,14 @@ def main(names: list[str]) -> None:
         names: Of the sets to train; empty for all.
     """
     sets = load_sets()
-    chosen, waiting = [sets[name] for name in names or sets], []
-    make_demo_data('work_dirs/demo/data')
-    for data in chosen:
-        jobs = missing(data)
-        print(f'{len(jobs)} runs of {data.name} have no log in {LOGS}', flush=True)
-        root = Path(Config.fromfile(data.student).data_root)
-        if jobs and not root.is_dir():
-            sys.exit(f'{root} is missing: see docs/own-detector.md, or name other sets')
-        waiting += [Training(data, *job) for job in jobs]
+    jobs = {name: missing(sets[name]) for name in names or sets}
+    for name, left in jobs.items():
+        print(f'{len(left)} runs of {name} have no log in {LOGS}', flush=True)
+    waiting = [Training(sets[name], *job) for name in jobs for job in jobs[name]]
     if waiting:
         with alone():
-            for data in chosen:
-                train_teacher(data)
+            for name in filter(jobs.get, jobs):  # a complete set needs nothing
+                prepare(sets[name])
             if not train(waiting, len(os.sched_getaffinity(0))):
                 sys.exit('some runs failed: call again when their cause is gone')
     rebuild()
