@@ -116,8 +116,9 @@ class DataSet:
             ]
             if 'paramwise_cfg' in method:
                 cfg.optim_wrapper.paramwise_cfg = method.paramwise_cfg
-        hooks = [*cfg.get('custom_hooks', []), dict(type='SameStartHook')]
-        modules = 'same_start', 'row_shares', 'variants'
+        hooks = [dict(type='SameStartHook'), dict(type='TeacherCacheHook')]
+        hooks = [*cfg.get('custom_hooks', []), *hooks]
+        modules = 'same_start', 'teacher_cache', 'row_shares', 'variants'
         cfg.custom_hooks = hooks
         cfg.custom_imports = dict(imports=[f'experiments.{name}' for name in modules])
         cfg.randomness.seed = seed

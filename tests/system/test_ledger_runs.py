@@ -43,8 +43,8 @@ def test_what_is_missing_is_trained_and_what_fails_is_named(
 ):
     monkeypatch.chdir(small_checkout)
     Path('experiments').mkdir()
-    for name in ('row_shares.py', 'same_start.py', 'variants.py'):
-        shutil.copy(root / 'experiments' / name, 'experiments')
+    for name in ('row_shares', 'same_start', 'teacher_cache', 'variants'):
+        shutil.copy(root / 'experiments' / f'{name}.py', 'experiments')
     make_run(demo.WORK_DIR / 'teacher', demo_config(TEACHER, []))
     monkeypatch.setattr(ledger, 'POLL_SECONDS', 0.2)
     monkeypatch.setattr(ledger, 'REPORT_SECONDS', 0)
@@ -162,3 +162,32 @@ def test_no_training_outlives_the_ledger(ledger, make_set, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         ledger.train(trainings[:], cores=2)
     assert [t.process.returncode for t in trainings] == [-signal.SIGTERM] * 2
+
+
+@pytest.mark.start
+def test_a_teachers_cache_does_not_change_what_a_pair_learns(
+    ledger, make_set, root, small_checkout, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(root))
+    demo.make_demo_data(demo.WORK_DIR / 'data')
+    make_run(demo.WORK_DIR / 'teacher', demo_config(TEACHER, []))
+    weights, calls = [], []
+    for cached in (True, False):
+        cfg = make_set({'kd': dict(method='kd')}).make_config('kd', seed=3)
+        for module in cfg.custom_imports.imports:
+            importlib.import_module(module)
+        assert cfg.custom_hooks.pop(-1)['type'] == 'TeacherCacheHook'
+        if cached:
+            cfg.custom_hooks.append(dict(type='TeacherCacheHook'))
+        cfg.train_cfg.update(max_epochs=2, val_interval=3)
+        cfg.update(work_dir=f'cached{cached}', experiment_name=f'cached{cached}')
+        runner = Runner.from_cfg(cfg)
+        backbone = runner.model.teacher.backbone
+        seen = []
+        backbone.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        runner.train()
+        weights.append(runner.model.architecture.state_dict())
+        calls.append(len(seen))
+    assert calls[0] < calls[1]
+    for key, value in weights[0].items():
+        assert torch.allclose(value, weights[1][key], rtol=1e-3, atol=1e-5), key
