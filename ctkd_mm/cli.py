@@ -164,7 +164,11 @@ make_demo_data = Tool(
 )
 demo = Tool(
     'demo.run_demo',
-    'Train and compare teacher, student and CTKD student on digits',
-    {},
+    'Train and compare teacher, student and distilled student',
+    {
+        'name': dict(
+            nargs='?', default='digits', choices=('digits', 'bccd'), help='the set'
+        )
+    },
     'The demo is not complete',
 )

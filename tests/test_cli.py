@@ -20,7 +20,7 @@ OPTIONS = dict(
     report=['runs', '--out'],
     diagnose=['runs'],
     make_demo_data=['root', '--num-train', '--num-val', '--image-size', '--seed'],
-    demo=[],
+    demo=['name'],
 )
 DEFAULTS = dict(
     check=dict(config='c.py'),
@@ -32,7 +32,7 @@ DEFAULTS = dict(
     report=dict(runs=['r', 's'], out='report.html'),
     diagnose=dict(runs=['r', 's']),
     make_demo_data=dict(root='work_dirs/demo/data'),
-    demo={},
+    demo=dict(name='digits'),
 )
 LINES = dict(
     check='c.py',

@@ -15,18 +15,22 @@ def draw_curve(axes: Any, lines: Iterable[dict], key: str, **style: Any) -> None
     Args:
         axes: Axes of matplotlib.
         lines: What was logged; lines without the key are left out.
-        key: Key of the value. Where ``tau.0`` has a band, its ends are ``tau_min.0``
-            and ``tau_max.0``.
+        key: Key of the value; its band, if any, has the keys :func:`band_of`.
         style: Properties of the line, as ``plot`` takes them.
     """
     lines = [line for line in lines if key in line]
     steps = [line['step'] for line in lines]
     (drawn,) = axes.plot(steps, [line[key] for line in lines], **style)
-    stem, dot, suffix = key.partition('.')
-    ends = [f'{stem}_{end}{dot}{suffix}' for end in ('min', 'max')]
+    ends = band_of(key)
     if any(ends[0] in line for line in lines):
         band = [[line.get(end, math.nan) for line in lines] for end in ends]
         axes.fill_between(steps, *band, color=drawn.get_color(), alpha=0.2, lw=0)
+
+
+def band_of(key: str) -> list[str]:
+    """Name the ends of a value's band: ``tau_min.0`` and ``tau_max.0`` of ``tau.0``."""
+    stem, dot, suffix = key.partition('.')
+    return [f'{stem}_{end}{dot}{suffix}' for end in ('min', 'max')]
 
 
 def keys_of(lines: Iterable[dict], stem: str) -> list[str]:

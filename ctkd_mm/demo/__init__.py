@@ -1,4 +1,4 @@
-"""The digits demo."""
+"""The demos: scanned digits, and photographs of blood cells."""
 
 from ctkd_mm.utils.lazy import face
 

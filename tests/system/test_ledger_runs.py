@@ -17,6 +17,8 @@ from mmengine.runner import Runner
 
 from ctkd_mm.demo import run as demo
 
+DEMO = Path('work_dirs/demo')
+
 
 @pytest.fixture
 def ledger(root, monkeypatch):
@@ -45,7 +47,7 @@ def test_what_is_missing_is_trained_and_what_fails_is_named(
     Path('experiments').mkdir()
     for name in ('row_shares', 'same_start', 'teacher_cache', 'variants'):
         shutil.copy(root / 'experiments' / f'{name}.py', 'experiments')
-    make_run(demo.WORK_DIR / 'teacher', demo_config(TEACHER, []))
+    make_run(DEMO / 'teacher', demo_config(TEACHER, []))
     monkeypatch.setattr(ledger, 'POLL_SECONDS', 0.2)
     monkeypatch.setattr(ledger, 'REPORT_SECONDS', 0)
     monkeypatch.setattr(ledger, 'rebuild', lambda: None)
@@ -109,8 +111,8 @@ def test_a_seeds_student_starts_from_the_same_weights_alone_and_in_a_pair(
     ledger, make_set, root, small_checkout, monkeypatch
 ):
     monkeypatch.syspath_prepend(str(root))
-    demo.make_demo_data(demo.WORK_DIR / 'data')
-    make_run(demo.WORK_DIR / 'teacher', demo_config(TEACHER, []))
+    demo.make_demo_data(DEMO / 'data')
+    make_run(DEMO / 'teacher', demo_config(TEACHER, []))
     changes = dict(loss_kd=dict(temperature=dict(num_classes=10)))
     runs = {
         'student': dict(method=None),
@@ -169,8 +171,8 @@ def test_a_teachers_cache_does_not_change_what_a_pair_learns(
     ledger, make_set, root, small_checkout, monkeypatch
 ):
     monkeypatch.syspath_prepend(str(root))
-    demo.make_demo_data(demo.WORK_DIR / 'data')
-    make_run(demo.WORK_DIR / 'teacher', demo_config(TEACHER, []))
+    demo.make_demo_data(DEMO / 'data')
+    make_run(DEMO / 'teacher', demo_config(TEACHER, []))
     weights, calls = [], []
     for cached in (True, False):
         cfg = make_set({'kd': dict(method='kd')}).make_config('kd', seed=3)

@@ -7,12 +7,13 @@ import io
 import math
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Sequence
 
 import cv2
 import mmcv
 
-from ..figures import draw_curve, keys_of
+from ..figures import band_of, draw_curve, keys_of
 from .runs import RunRecord
 
 # Distinct on white and on near-black, also to the colour-blind (after Okabe and Ito).
@@ -30,28 +31,58 @@ FONTS = 20  # heights of the font in the width of a picture
 LETTER = 0.65  # heights of the font: the mean width of a bold letter or digit
 
 
-def draw_figures(runs: Sequence[RunRecord]) -> dict[str, str]:
+def draw_figures(groups: Sequence[Sequence[RunRecord]]) -> dict[str, str]:
     """Draw what the runs logged: validation, losses, temperatures and lambdas.
 
     The SVGs take their text colour from the page.
 
     Args:
-        runs: The runs; run i has colour ``COLORS[i % len(COLORS)]`` in every figure.
+        groups: The runs, those that differ in their seeds alone together: they are one
+            curve, see :func:`join_seeds`. Group i has colour ``COLORS[i % 7]``.
 
     Returns:
-        The SVG by its title, where at least one run has data.
+        The SVG by its title, where at least one run has data. Runs that are validated
+        on different sets have a figure of the validation for each.
     """
+    runs = [*chain(*groups)]
     in_epochs = all('max_epochs' in (run.config.get('train_cfg') or {}) for run in runs)
-    step, scores = 'epoch' if in_epochs else 'step', [run.metrics for run in runs]
-    figures = {
-        f'Validation: {metric}': _draw(metric, scores, step)
-        for metric in dict.fromkeys(run.metric for run in runs if run.metric)
-    }
-    logs = [thin_out(run.scalars) for run in runs]
+    step, figures = 'epoch' if in_epochs else 'step', {}
+    several = len({run.data for run in runs}) > 1
+    for metric, data in dict.fromkeys((r.metric, r.data) for r in runs if r.metric):
+        logs = [[r.metrics for r in group if r.data == data] for group in groups]
+        title = f'Validation: {metric}' + f', {data}' * several
+        figures[title] = _draw(metric, logs, step)
+    logs = [[thin_out(run.scalars) for run in group] for group in groups]
     for stem, title in LOGGED.items():
-        for key in keys_of(chain(*logs), stem):
+        for key in keys_of(chain(*chain(*logs)), stem):
             figures[title + key[len(stem) :]] = _draw(key, logs, 'iteration')
     return figures
+
+
+def join_seeds(logs: Sequence[list[dict]], key: str) -> list[dict]:
+    """Join what several runs logged of one value.
+
+    Args:
+        logs: Lines of each run.
+        key: Key of the value.
+
+    Returns:
+        At each step that all have, the mean of the value, with the lowest and highest
+        as its band, see :func:`ctkd_mm.analysis.figures.draw_curve`.
+    """
+    if len(logs) == 1:
+        return logs[0]
+    low, high = band_of(key)
+    runs = [{line['step']: line for line in lines if key in line} for lines in logs]
+    return [
+        {
+            'step': step,
+            key: fmean(run[step][key] for run in runs),
+            low: min(run[step].get(low, run[step][key]) for run in runs),
+            high: max(run[step].get(high, run[step][key]) for run in runs),
+        }
+        for step in sorted(set(runs[0]).intersection(*runs[1:]) if runs else ())
+    ]
 
 
 def thin_out(lines: Sequence[dict]) -> list[dict]:
@@ -74,7 +105,7 @@ def thin_out(lines: Sequence[dict]) -> list[dict]:
     return taken[::-1]
 
 
-def _draw(key: str, logs: Sequence[list[dict]], xlabel: str) -> str:
+def _draw(key: str, logs: Sequence[list[list[dict]]], xlabel: str) -> str:
     from matplotlib import cycler, rc_context
     from matplotlib.figure import Figure
 
@@ -85,7 +116,8 @@ def _draw(key: str, logs: Sequence[list[dict]], xlabel: str) -> str:
     with rc_context(style):
         figure = Figure(figsize=(4.6, 2.7), layout='constrained')
         axes = figure.subplots()
-        for lines in logs:
+        for group in logs:
+            lines = join_seeds(group, key)
             few = sum(key in line for line in lines) < 25
             draw_curve(axes, lines, key, marker='o' * few, markersize=4, lw=1.6)
         axes.spines[['top', 'right']].set_visible(False)

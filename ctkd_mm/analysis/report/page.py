@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from importlib import import_module
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -13,7 +14,13 @@ from ..doctor.diagnose import diagnose_run
 from ..run_log import PathLike, short_path
 from .detections import IOU_THR, SCORE_THR, ValSet, evaluate_runs
 from .figures import COLORS, draw_figures, place_labels
-from .runs import RunRecord, config_differences, read_runs, training_minutes
+from .runs import (
+    RunRecord,
+    config_differences,
+    group_seeds,
+    read_runs,
+    training_minutes,
+)
 
 PACKAGES = 'ctkd_mm', 'torch', 'mmengine', 'mmdet', 'mmrazor'
 TEMPLATE = Path(__file__).with_name('report.html')
@@ -41,6 +48,8 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
     from jinja2 import Environment, StrictUndefined  # PyTorch needs it, so it is there
 
     records = read_runs(runs)
+    groups = group_seeds(records)
+    colors = dict(zip(groups, cycle(COLORS)))
     sets, reasons = evaluate_runs(records)
     verdicts = {}
     for run in records:
@@ -53,9 +62,12 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
         environment.filters[function.__name__] = function
     page = environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(
         runs=records,
-        rows=[_table_row(run, sets) for run in records],
-        colors={r.name: COLORS[i % len(COLORS)] for i, r in enumerate(records)},
-        figures=draw_figures(records),
+        rows={k: [_table_row(run, sets) for run in v] for k, v in groups.items()},
+        colors={
+            **{run.name: colors[name] for name in groups for run in groups[name]},
+            **colors,
+        },
+        figures=draw_figures([*groups.values()]),
         verdicts=verdicts,
         sets=sets,
         reasons=reasons,
@@ -75,8 +87,10 @@ def _table_row(run: RunRecord, sets: Sequence[ValSet]) -> dict[str, Any]:
     best, last = max(known, key=lambda line: line.get(run.metric, 0)), known[-1]
     detectors = [d for one in sets for d in one.detectors.values()]
     return dict(
+        run=run,
         final=last.get(run.metric),
-        best=best,
+        best=best.get(run.metric),
+        best_step=best.get('step'),
         ap50=next((v for k, v in last.items() if k.endswith('mAP_50')), None),
         parameters=next((d.parameters for d in detectors if run.name in d.runs), None),
         minutes=training_minutes(run.scalars),

@@ -67,6 +67,12 @@ class RunRecord:
         return next((key for key in logged if not key.startswith(skip)), None)
 
     @property
+    def data(self) -> str:
+        """The annotations that it is validated on; empty where it says none."""
+        data = (self.config.get('val_dataloader') or {}).get('dataset') or {}
+        return os.path.join(data.get('data_root') or '', data.get('ann_file') or '')
+
+    @property
     def method(self) -> str:
         """The distillation losses of the config, and what sets their temperature."""
         distiller = self.model.get('distiller') or {}
@@ -93,6 +99,28 @@ def read_runs(paths: Sequence[PathLike]) -> list[RunRecord]:
     # Of the folders above them: one of them may hold another.
     shared = os.path.commonpath([Path(path).parent for path in folders])
     return [RunRecord(os.path.relpath(k, shared), v) for k, v in folders.items()]
+
+
+def group_seeds(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Put the runs together whose configs differ in their seeds alone.
+
+    Args:
+        runs: The runs.
+
+    Returns:
+        They by a name, in their order. The name is that of the run, or, of several,
+        what their names begin and end with: ``ctkd/seed*``.
+    """
+    alike: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        cfg = _comparable(run)
+        key = {
+            k: v for k, v in cfg.items() if not k.startswith(('randomness', 'resume'))
+        }
+        alike.setdefault(repr(key), []).append(run)
+    return {
+        _common_name([run.name for run in found]): found for found in alike.values()
+    }
 
 
 def training_minutes(lines: Sequence[dict[str, float]]) -> float:
@@ -156,6 +184,15 @@ def _loss_name(loss: dict) -> str:
     if isinstance(temperature, dict):
         return f'{name} ({_loss_name(temperature)})'
     return f'{name} (tau={loss["tau"]})' if 'tau' in loss else name
+
+
+def _common_name(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    begin = os.path.commonprefix(names)
+    rest = [name[len(begin) :][::-1] for name in names]
+    end = os.path.commonprefix(rest)[::-1]
+    return f'{begin}*{end}' if begin or end else ', '.join(names)
 
 
 def _comparable(run: RunRecord) -> dict[str, str]:

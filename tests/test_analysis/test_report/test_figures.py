@@ -8,7 +8,7 @@ import random
 import pytest
 from helpers.run_logs import train_line
 
-from ctkd_mm.analysis.report.figures import POINTS, place_labels, thin_out
+from ctkd_mm.analysis.report.figures import POINTS, join_seeds, place_labels, thin_out
 
 
 def box(*corners: float, text: str = 'a 0.90') -> dict:
@@ -65,3 +65,20 @@ def test_losses_are_summed_with_and_without_distillation():
     assert with_them['task'] == 1 - 0.375
     (alone,) = thin_out([train_line(1)])
     assert 'distillation' not in alone and alone['task'] == 1
+
+
+def test_seeds_are_joined_where_all_have_a_value():
+    logs = [
+        [dict(step=1, tau=2.0, x=1.0), dict(step=2, tau=3.0), dict(step=3, tau=9.0)],
+        [
+            dict(step=1, tau=4.0, tau_min=1.0),
+            dict(step=2, tau=6.0),
+            dict(step=3, x=1.0),
+        ],
+    ]
+    assert join_seeds(logs, 'tau') == [
+        dict(step=1, tau=3.0, tau_min=1.0, tau_max=4.0),
+        dict(step=2, tau=4.5, tau_min=3.0, tau_max=6.0),
+    ]
+    assert join_seeds(logs[:1], 'tau') == logs[0]
+    assert join_seeds([], 'tau') == []

@@ -24,6 +24,7 @@ from ctkd_mm.analysis.report.page import write_report
 from ctkd_mm.analysis.report.runs import (
     config_differences,
     flatten,
+    group_seeds,
     read_runs,
     training_minutes,
 )
@@ -167,14 +168,59 @@ def test_only_keys_that_differ_and_that_mmengine_reads_are_compared(
 
 
 def test_a_figure_shows_what_was_logged_and_none_what_was_not(pair):
-    assert list(draw_figures(read_runs(pair))) == [
+    assert list(draw_figures([[run] for run in read_runs(pair)])) == [
         'Validation: coco/bbox_mAP',
         'Training loss without distillation',
         'Distillation loss, as weighted',
         'Temperature tau',
         'Curriculum lambda',
     ]
-    assert len(draw_figures(read_runs(pair[:1]))) == 2
+    assert len(draw_figures([read_runs(pair[:1])])) == 2
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """Two seeds of one method, and one of another that has another set."""
+    settings = dict(
+        ctkd_seed0=(0, 0.25, 'dict(max_norm=1)', 'a'),
+        ctkd_seed1=(1, 0.35, 'dict(max_norm=1)', 'a'),
+        kd_seed0=(0, 0.5, 'dict(max_norm=2)', 'b'),
+    )
+    for name, (seed, score, clip, data) in settings.items():
+        lines = [train_line(10, tau=2.0 + seed), {'step': 1, 'coco/bbox_mAP': score}]
+        log = write_log(tmp_path / name, START, lines)
+        log.with_name('config.py').write_text(
+            f"model = dict(type='A')\nrandomness = dict(seed={seed})\n"
+            f'optim_wrapper = dict(clip_grad={clip})\nresume = {bool(seed)}\n'
+            f"val_dataloader = dict(dataset=dict(ann_file='{data}.json'))\n"
+        )
+    return [tmp_path / name for name in settings]
+
+
+def test_runs_that_differ_in_their_seeds_alone_are_one_curve(seeds, monkeypatch):
+    monkeypatch.undo()  # conftest's stand-in for Runner.__init__ hides its arguments
+    groups = group_seeds(read_runs(seeds))
+    names = {name: [run.name for run in runs] for name, runs in groups.items()}
+    assert names == {
+        'ctkd_seed*': ['ctkd_seed0', 'ctkd_seed1'],
+        'kd_seed0': ['kd_seed0'],
+    }
+    figures = draw_figures([*groups.values()])
+    titles = [title for title in figures if title.startswith('Validation')]
+    want = 'Validation: coco/bbox_mAP, {}.json'
+    assert titles == [want.format('a'), want.format('b')]
+
+
+def test_a_row_gives_the_mean_of_the_seeds_and_their_range(
+    seeds, tmp_path, monkeypatch
+):
+    monkeypatch.undo()
+    page = write_report(seeds, tmp_path / 'report.html').read_text()
+    rows = {row[0]: row[1:] for row in table_below(page, 'Runs')}
+    of_both = rows['ctkd_seed* mean of 2 seeds']
+    assert of_both == ['0.300 0.250 to 0.350', '0.300 0.250 to 0.350', '–', '']
+    assert rows['kd_seed0 no checkpoint'][0] == '0.500'
+    assert 'mean of 2 seeds, lowest to highest' in page
 
 
 @MODELS.register_module()
