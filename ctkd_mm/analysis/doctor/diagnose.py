@@ -32,11 +32,12 @@ def diagnose(
       at least 1 full epoch.
     - ``frozen``: max x - min x < 0.01 over at least 2 full epochs and 200 iterations;
       not at an end.
-    - ``oscillating``: in the second half of the log x spans at least 0.2 and moves up
-      and down, each time by at least 0.6 of that span, 8 times or more.
     - ``overweight``: in the last third of the log the distillation loss, as weighted,
       is on average 2 times the student's ``loss_cls`` or more; after 3 epochs, or when
       the training has ended.
+    - ``climbing``: x ends at least 0.1 above its start, and the distillation loss is
+      on average no lower in the last third of the log than in the first; judged when
+      ``overweight`` is.
     - ``no ramp``: after 3 epochs or more lambda has not changed, or is not logged; or,
       when the training has ended, is below 0.5 and still grows. Not judged in a log
       that lacks the first epoch.

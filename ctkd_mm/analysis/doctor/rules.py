@@ -12,9 +12,7 @@ FROZEN_FULL_EPOCHS = 2.0
 FROZEN_ITERATIONS = 200  # an epoch of a small set is a few steps
 SATURATED_SHARE = 0.02
 SATURATED_FULL_EPOCHS = 1.0
-SPAN_SHARE = 0.2
-SWING_OF_SPAN = 0.6
-SWINGS = 8
+CLIMB_SHARE = 0.1
 RAMP_EPOCHS = 3.0
 RAMPED_LAMBDA = 0.5
 LOSSES = 'distill.loss_kd', 'student.loss_cls'
@@ -34,7 +32,9 @@ ADVICE = {
     'frozen': f'Raise {RATE} tenfold, with decay_mult=0. Check that the key there is '
     "part of the parameter's name, and that the logged distillation loss is not 0. "
     "With float16 AMP, try optim_wrapper.dtype='bfloat16'",
-    'oscillating': f'Divide {RATE} by ten, or lower lambda_max of CurriculumHook',
+    'climbing': 'Lower loss_weight of loss_kd and temperature.tau_range: tools/'
+    'suggest_temperature.py proposes both. Compare the mAP with that of the student '
+    'alone, and with a constant temperature',
     'overweight': 'Lower loss_weight of loss_kd: tools/suggest_temperature.py proposes '
     'one. Compare the mAP with that of the student alone',
     'no ramp': "custom_hooks needs dict(type='ctkd_mm.CurriculumHook', end=5). Its end "
@@ -47,7 +47,7 @@ class Finding(NamedTuple):
 
     Attributes:
         verdict: ``healthy``, ``non-finite``, ``floor``, ``ceiling``, ``frozen``,
-            ``oscillating``, ``overweight`` or ``no ramp``.
+            ``climbing``, ``overweight`` or ``no ramp``.
         seen: What was seen, with figures and the epoch.
     """
 
@@ -100,6 +100,16 @@ class Track:
         few = self.lines[-1]['step'] < FROZEN_ITERATIONS
         return few or self.full_epochs() < FROZEN_FULL_EPOCHS
 
+    def is_early(self) -> bool:
+        """Whether it is too early to judge the losses."""
+        return self.time[-1] < RAMP_EPOCHS and not self.ended
+
+    def thirds(self, key: str) -> tuple[float, float]:
+        """Mean of a logged loss in the first and in the last third; 0 if not logged."""
+        values = [line.get(key, 0.0) for line in self.lines]
+        count = max(len(values) // 3, 1)
+        return float(np.mean(values[:count])), float(np.mean(values[-count:]))
+
     def summary(self) -> str:
         """Describe in a sentence how tau moved."""
         return (
@@ -150,33 +160,6 @@ def frozen(track: Track) -> Finding | None:
     return Finding('frozen', f'{track.summary()}: {seen} epochs')
 
 
-def oscillating(track: Track) -> Finding | None:
-    """Look for wide swings up and down in the second half."""
-    half = len(track.x) // 2
-    x, tau = track.x[half:], track.tau[half:]
-    span = np.ptp(x)
-    swings = max(_count_swings(values, SWING_OF_SPAN * span) for values in (x, -x))
-    if span < SPAN_SHARE or swings < SWINGS:
-        return None
-    seen = (
-        f'{track.name} swung {swings} times between {tau.min():.4g} and '
-        f'{tau.max():.4g}, {span:.0%} of its range, from {when(track.lines[half])} '
-        f'to {when(track.lines[-1])}'
-    )
-    return Finding('oscillating', seen)
-
-
-def _count_swings(x: np.ndarray, size: float) -> int:
-    """Count the moves of x by ``size`` or more: down, up, down and so on."""
-    count, sign, extreme = 0, 1, x[0]
-    for value in x:
-        if sign * (value - extreme) > 0:  # it goes on
-            extreme = value
-        elif sign * (extreme - value) >= size:
-            count, sign, extreme = count + 1, -sign, value
-    return count
-
-
 def no_ramp(track: Track) -> Finding | None:
     """Look for a lambda that is constant, or still small when the training ends."""
     if track.time[-1] < RAMP_EPOCHS or track.time[0] > 1:  # its beginning is missing
@@ -195,14 +178,23 @@ def no_ramp(track: Track) -> Finding | None:
 
 def overweight(track: Track) -> Finding | None:
     """Look for a distillation loss that dwarfs the student's own classification."""
-    if track.time[-1] < RAMP_EPOCHS and not track.ended:
+    if track.is_early():
         return None
-    last = track.lines[-(len(track.lines) // 3) :]
-    kd, own = (np.mean([line.get(key, 0.0) for line in last]) for key in LOSSES)
+    kd, own = (track.thirds(key)[1] for key in LOSSES)
     if not kd >= OVERWEIGHT_RATIO * own > 0:
         return None
     seen = f'{kd:.3g}, {kd / own:.2g} times that of {LOSSES[1]}, {own:.3g}'
     return Finding('overweight', f'mean {LOSSES[0]} of the last third is {seen}')
 
 
-RULES = (saturated, frozen, oscillating, overweight, no_ramp)
+def climbing(track: Track) -> Finding | None:
+    """Look for a temperature that raises the loss faster than the student lowers it."""
+    begin, end = track.thirds(LOSSES[0])
+    climbed = track.x[-1] - track.x[0] >= CLIMB_SHARE
+    if track.is_early() or not (climbed and 0 < begin <= end):
+        return None
+    seen = f'from {begin:.3g} in the first third to {end:.3g} in the last'
+    return Finding('climbing', f'{track.summary()}; mean {LOSSES[0]} rose {seen}')
+
+
+RULES = (saturated, frozen, overweight, climbing, no_ramp)
