@@ -23,7 +23,12 @@ SHOWN = 5
 
 
 def build_detector(model: BaseModel | dict | str) -> BaseModel:
-    """Build a model of its config, the path of a config file, or itself."""
+    """Build a model of its config, the path of a config file, or itself.
+
+    ``dict(cfg_path='mmdet::...', pretrained=False)`` is how MMRazor's configs write it.
+    """
+    if isinstance(model, dict) and 'cfg_path' in model:
+        return get_model(**model)
     if isinstance(model, str):
         model = get_model(model) if '::' in model else Config.fromfile(model).model
     return MODELS.build(model) if isinstance(model, dict) else model

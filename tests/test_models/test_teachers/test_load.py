@@ -9,7 +9,12 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
 
-from ctkd_mm.models.teachers.load import adopt_teacher, load_teacher, teacher_of
+from ctkd_mm.models.teachers.load import (
+    adopt_teacher,
+    build_detector,
+    load_teacher,
+    teacher_of,
+)
 from ctkd_mm.utils.weights import weights_sha256
 
 
@@ -27,6 +32,12 @@ def save(checkpoint, tmp_path) -> str:
     path = str(tmp_path / 'changed.pth')
     torch.save(checkpoint, path)
     return path
+
+
+def test_a_detector_may_be_written_as_in_mmrazors_configs():
+    path = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+    found = build_detector(dict(cfg_path=path, pretrained=False))
+    assert str(found) == str(build_detector(path))
 
 
 def test_every_weight_is_the_files(teacher, saved, narrow_teacher_ckpt):
