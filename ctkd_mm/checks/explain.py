@@ -10,12 +10,14 @@ import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 
+from ctkd_mm.checks.config import other_constructor
 from ctkd_mm.checks.data import emptied_data
 from ctkd_mm.utils.config import bare, walk
 from ctkd_mm.utils.messages import nearest
 
 MISSPELT_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 MISSPELT_TYPE = re.compile(r'^(\S+) is not in the \S+::(.+?) registry')
+NO_ATTRIBUTE = re.compile(r"^'(\w+)' object has no attribute '(\w+)'")
 NO_IMAGE = 'need at least one array'  # NumPy's words for a data set of none
 
 
@@ -30,7 +32,8 @@ def explain(error: Exception, cfg: Config) -> str:
 
     Returns:
         The error's own text. For a misspelt argument or type, key, value and the
-        nearest name follow; for a data set that kept no image, its wrong classes.
+        nearest name follow; for a data set that kept no image, its wrong classes; for
+        what a distiller lacks and a detector has, the optimizer's constructor.
     """
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     try:
@@ -43,6 +46,7 @@ def explain(error: Exception, cfg: Config) -> str:
 
 def _causes(text: str, cfg: Config) -> Iterator[str]:
     argument, unknown = MISSPELT_ARGUMENT.search(text), MISSPELT_TYPE.search(text)
+    lacks = NO_ATTRIBUTE.search(text)
     if argument:
         name = argument[1]
         for path, value in walk({**cfg}):
@@ -54,6 +58,8 @@ def _causes(text: str, cfg: Config) -> Iterator[str]:
         name, registry = unknown.groups()
         near = nearest(bare(name), [cls.__name__ for cls in _registered(registry)])
         yield from (f'{path}={name!r}{near}' for path, v in walk({**cfg}) if v == name)
+    elif lacks and lacks[1] == bare(cfg.model.type):
+        yield from other_constructor(cfg)
     elif NO_IMAGE in text:
         yield from emptied_data(cfg)
 

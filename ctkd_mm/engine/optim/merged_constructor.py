@@ -8,6 +8,10 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from ctkd_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from ctkd_mm.utils.weights import STUDENT_PREFIX
+
+# Constructors that know no names of a detector's parts.
+OF_ANY_MODEL = ('DefaultOptimWrapperConstructor', 'MergedOptimWrapperConstructor')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -22,18 +26,47 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     PyTorch knows an optimizer's state by the parameters' order, which is another here:
     a run cannot be resumed with another constructor or ``paramwise_cfg``.
 
+    A constructor that knows a detector's names, as MMDetection's
+    ``LearningRateDecayOptimizerConstructor``, finds none of them below a distiller.
+    ``paramwise_cfg.student`` gives it the student alone: its ``type``, and what its own
+    ``paramwise_cfg`` would be. ``custom_keys`` and the rest are for what is beside the
+    student, as the temperature.
+
     Args: as MMEngine's ``DefaultOptimWrapperConstructor``.
 
     Source: extends :class:`mmengine.optim.DefaultOptimWrapperConstructor`.
     """
 
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        # A ConfigDict would make the optimizer's groups ConfigDicts, which
+        # torch.compile cannot trace.
+        self.optimizer_cfg = {**self.optimizer_cfg}
+
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
         """Add the parameters of a module; of the whole model, in merged groups."""
+        student = self.paramwise_cfg.get('student')
+        if student and f'{prefix}.' == STUDENT_PREFIX:
+            self._add_student(params, module, **student)
+            return
         super().add_params(params, module, prefix, **kwargs)
         if not prefix:  # MMEngine calls it for each submodule too
             params[:] = merge(params)
+
+    def _add_student(
+        self, params: list[dict], student: nn.Module, type: str, **paramwise_cfg: Any
+    ) -> None:
+        cfg = dict(self.optim_wrapper_cfg, optimizer=self.optimizer_cfg)
+        constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(
+            dict(type=type, optim_wrapper_cfg=cfg, paramwise_cfg=paramwise_cfg)
+        )
+        groups: list[dict] = []
+        constructor.add_params(groups, student)
+        for group in groups:
+            group.pop('param_names', None)  # PyTorch wants it in all groups or in none
+        params += groups
 
 
 def merge(groups: list[dict]) -> list[dict]:
