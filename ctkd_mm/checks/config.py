@@ -46,8 +46,8 @@ def other_constructor(cfg: Config) -> Iterator[str]:
     kind = cfg.optim_wrapper.get('constructor') or OF_ANY_MODEL[0]
     if 'architecture' in cfg.model and bare(kind) not in OF_ANY_MODEL:
         yield (
-            f'optim_wrapper.constructor={kind!r} gets the distiller, no detector. Write '
-            "constructor='ctkd_mm.MergedOptimWrapperConstructor', "
+            f'optim_wrapper.constructor={kind!r} gets the distiller, no detector. '
+            "Write constructor='ctkd_mm.MergedOptimWrapperConstructor', "
             f'paramwise_cfg=dict(student=dict(type={kind!r}, ...))'
         )
 

@@ -29,12 +29,31 @@ def apply() -> None:
     """
     stack.require('mmengine')
     mmrazor.apply()
+    _switch_off_hooks_of_none()
     if importlib.util.find_spec('torchvision') is None:
         _find_torchvision_urls()
     # Before 2.6 torch restricts nothing by default, so there is nothing to allow.
     if torch.__version__ >= (2, 6):
         _allow_mmengine_types()
         _restrict_mmengine_loaders()
+
+
+def _switch_off_hooks_of_none() -> None:
+    """Let ``default_hooks.NAME=None`` switch any hook off.
+
+    MMEngine does so for its own six names, and for others fails without a word.
+    """
+    from mmengine.hooks import Hook
+    from mmengine.runner import Runner
+
+    register = Runner.register_default_hooks
+
+    def register_default_hooks(runner: Runner, hooks: dict | None = None) -> None:
+        hooks = hooks or {}
+        # A bare Hook does nothing.
+        register(runner, {k: Hook() if v is None else v for k, v in hooks.items()})
+
+    Runner.register_default_hooks = register_default_hooks
 
 
 def _find_torchvision_urls() -> None:

@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from helpers.toy_run import toy_runner
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
@@ -354,3 +355,15 @@ def test_torchvisions_weights_are_found_without_torchvision(monkeypatch, name):
 def test_an_unknown_name_of_a_zoo_keeps_its_own_error():
     with pytest.raises(KeyError, match='no_such_model'):
         CheckpointLoader.load_checkpoint('open-mmlab://no_such_model')
+
+
+@pytest.mark.start
+def test_none_switches_any_default_hook_off(tmp_path):
+    off = dict.fromkeys(['preemption', 'logger', 'of_nobody'])
+    hooks = dict(reseed=dict(type='ctkd_mm.ReseedHook'), **off)
+    runner = toy_runner(tmp_path, default_hooks=hooks)
+    kinds = [type(hook).__name__ for hook in runner.hooks]
+    assert kinds.count('Hook') == 3  # which does nothing
+    assert {'ReseedHook', 'CheckpointHook'} < set(kinds)
+    assert not {'PreemptionHook', 'LoggerHook'} & set(kinds)
+    runner.train()

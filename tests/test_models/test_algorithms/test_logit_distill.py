@@ -96,7 +96,7 @@ def test_the_distiller_may_have_its_type_as_in_mmrazors_configs(ctkd_cfg, kind):
 
 def test_another_distiller_is_refused(ctkd_cfg):
     ctkd_cfg['distiller'] = dict(type='mmrazor.OFDDistiller')
-    with pytest.raises(ValueError, match=r"distiller\.type='mmrazor\.OFDDistiller' must"):
+    with pytest.raises(ValueError, match=r'distiller\.type=.*OFDDistiller.* must be'):
         build_distiller(ctkd_cfg)
 
 
