@@ -120,9 +120,11 @@ def _refusal(source: str, error: Exception) -> str:
     pattern = r"GLOBAL (\S+) w|but got <class '(\S+)'>|refused (getattr\(.*\))"
     refused = re.search(pattern, str(error))
     if refused is None:
+        # torch's own advice before its reason is about files that it could read.
+        reason = str(error).rpartition('WeightsUnpickler error: ')[2].strip()
         return (
-            f'{source} is no checkpoint, damaged or cut short: get it again, or take '
-            f'an older one ({type(error).__name__}: {error})'
+            f'{source} could not be read ({type(error).__name__}: {reason}). Give a '
+            'whole file that torch.save has written'
         )
     kind = refused[refused.lastindex]
     # torch offers no allow-listing of what is never a mere type, as os.system.

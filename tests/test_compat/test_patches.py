@@ -170,6 +170,7 @@ def test_a_file_that_calls_os_system_is_refused_and_the_command_not_run(tmp_path
     path = save(tmp_path / 'a.pth', checkpoint_with(Call(os.system, f'touch {ran}')))
     with pytest.raises(pickle.UnpicklingError, match=rf'{path} .*\.system') as info:
         load(path)
+    assert 'weights_only' not in str(info.value)  # torch's advice, wrong for these
     assert 'add_safe_globals' not in str(info.value)
     assert not ran.exists()
     torch.load(str(path), weights_only=False)
@@ -254,7 +255,7 @@ def test_a_damaged_file_is_named_and_not_taken_for_an_unsafe_one(tmp_path, conte
     path = tmp_path / 'a.pth'
     path.write_bytes(content)
     with pytest.raises(
-        pickle.UnpicklingError, match=f'{path} is no checkpoint'
+        pickle.UnpicklingError, match=f'^{path} could not be read'
     ) as info:
         load(path)
     assert 'add_safe_globals' not in str(info.value)
