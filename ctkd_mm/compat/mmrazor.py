@@ -17,14 +17,15 @@ from unittest import mock
 
 from torch import nn
 
-ALGORITHMS = 'mmrazor.models.algorithms.base'
+from ctkd_mm.compat import mmcv_ops
 
 
 def apply() -> None:
-    """Repair MMRazor's modules when they are imported, or now if they have been."""
+    """Repair modules when they are imported, or now if they have been."""
     sys.meta_path.insert(0, RepairingFinder())
-    if ALGORITHMS in sys.modules:
-        import_algorithms(lambda module: None, sys.modules[ALGORITHMS])
+    for name, repair in REPAIRS.items():
+        if name in sys.modules:
+            repair(lambda module: None, sys.modules[name])
 
 
 class RepairingFinder(MetaPathFinder):
@@ -80,5 +81,6 @@ def set_module_inplace_false(
 REPAIRS = {
     'mmrazor': import_mmrazor,
     'mmrazor.structures.quantization': import_quantization,
-    ALGORITHMS: import_algorithms,
+    'mmrazor.models.algorithms.base': import_algorithms,
+    **dict.fromkeys(mmcv_ops.OPERATORS, mmcv_ops.import_operator),
 }

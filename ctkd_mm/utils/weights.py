@@ -33,14 +33,14 @@ def state_dict_of(checkpoint: Any, source: str | Path) -> OrderedDict[str, Tenso
     if isinstance(checkpoint, dict):
         weights = checkpoint.get('state_dict', checkpoint)
     items = weights.items() if isinstance(weights, dict) else ()
-    tensors = {k: v for k, v in items if isinstance(v, Tensor)}
-    if not tensors:
+    named = OrderedDict(
+        (re.sub(r'^module\.', '', k), v) for k, v in items if isinstance(v, Tensor)
+    )
+    if not named:
         found = some(map(repr, weights)) if items else type(weights).__name__
         raise ValueError(
-            f'{source} holds no weights: expected tensors by name, alone or as '
-            f"'state_dict', found {found}. Give a checkpoint of MMEngine's"
+            f'{source} holds no weights: expected tensors by name, found {found}'
         )
-    named = OrderedDict((re.sub(r'^module\.', '', k), v) for k, v in tensors.items())
     # Modules read their version there, to convert older files.
     named._metadata = getattr(weights, '_metadata', None)
     return named

@@ -284,7 +284,7 @@ BAD_TEACHER = {
     ),
     'not weights': (
         saved_as('t.pth', lambda checkpoint: dict(state_dict={})),
-        [' missing: ', 'in `teacher`'],
+        ['holds no weights'],
     ),
     'of another architecture': (
         saved_as('t.pth', deeper),

@@ -37,8 +37,8 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     Source: extends :class:`mmengine.optim.DefaultOptimWrapperConstructor`.
     """
 
-    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         # A ConfigDict would make the optimizer's groups ConfigDicts, which
         # torch.compile cannot trace.
         self.optimizer_cfg = {**self.optimizer_cfg}

@@ -57,8 +57,7 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         teacher_ignore_keys: Regular expressions of its keys that need not fit.
         teacher_dtype: ``'bfloat16'`` or ``'float16'`` runs the teacher alone in mixed
             precision: faster, its logits off by about 1 percent of their size
-            (docs/performance.md); not for mmcv's deformable convolutions. None: as
-            the student.
+            (docs/performance.md). RoIs stay float32. None: as the student.
 
     Raises:
         ValueError: If the two are no pair (:meth:`check_pair`), ``loss_kd`` is for
@@ -232,8 +231,7 @@ def _join(distiller: dict, ours: dict, loss_kd: dict) -> dict:
     kind = distiller.get('type', 'ConfigurableDistiller')
     if bare(kind) != 'ConfigurableDistiller':
         raise ValueError(
-            f'model.distiller.type={kind!r} must be ConfigurableDistiller, which '
-            'computes loss_kd: drop it, and take its losses, recorders and connectors'
+            f'model.distiller.type={kind!r} must be ConfigurableDistiller: drop it'
         )
     joined = {**distiller, 'type': 'mmrazor.ConfigurableDistiller'}
     for key, entries in {**ours, 'distill_losses': dict(loss_kd=loss_kd)}.items():
