@@ -18,7 +18,7 @@ from unittest import mock
 
 import torch
 
-from ctkd_mm.compat import mmrazor, stack
+from ctkd_mm.compat import imports, stack
 
 
 def apply() -> None:
@@ -28,7 +28,7 @@ def apply() -> None:
         ImportError: If MMEngine is missing or outside its bounds.
     """
     stack.require('mmengine')
-    mmrazor.apply()
+    imports.apply()
     _switch_off_hooks_of_none()
     if importlib.util.find_spec('torchvision') is None:
         _find_torchvision_urls()

@@ -8,7 +8,6 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from ctkd_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from ctkd_mm.utils.weights import STUDENT_PREFIX
 
 # Constructors that know no names of a detector's parts.
 OF_ANY_MODEL = ('DefaultOptimWrapperConstructor', 'MergedOptimWrapperConstructor')
@@ -47,26 +46,19 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
         """Add the parameters of a module; of the whole model, in merged groups."""
-        student = self.paramwise_cfg.get('student')
-        if student and f'{prefix}.' == STUDENT_PREFIX:
-            self._add_student(params, module, **student)
+        if prefix == 'architecture' and 'student' in self.paramwise_cfg:
+            self._add_student(params, module, **self.paramwise_cfg['student'])
             return
         super().add_params(params, module, prefix, **kwargs)
         if not prefix:  # MMEngine calls it for each submodule too
             params[:] = merge(params)
 
     def _add_student(
-        self, params: list[dict], student: nn.Module, type: str, **paramwise_cfg: Any
+        self, params: list[dict], student: nn.Module, **paramwise_cfg: Any
     ) -> None:
-        cfg = dict(self.optim_wrapper_cfg, optimizer=self.optimizer_cfg)
-        constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(
-            dict(type=type, optim_wrapper_cfg=cfg, paramwise_cfg=paramwise_cfg)
-        )
-        groups: list[dict] = []
-        constructor.add_params(groups, student)
-        for group in groups:
-            group.pop('param_names', None)  # PyTorch wants it in all groups or in none
-        params += groups
+        cfg = dict(type=paramwise_cfg.pop('type'), paramwise_cfg=paramwise_cfg)
+        cfg['optim_wrapper_cfg'] = dict(optimizer=self.optimizer_cfg)
+        OPTIM_WRAPPER_CONSTRUCTORS.build(cfg).add_params(params, student)
 
 
 def merge(groups: list[dict]) -> list[dict]:
@@ -80,10 +72,12 @@ def merge(groups: list[dict]) -> list[dict]:
     """
     merged: list[dict] = []
     for group in groups:
+        group = {**group, 'params': list(group['params'])}
+        group.pop('param_names', None)  # PyTorch wants them in all groups or in none
         settings = {**group, 'params': None}
         alike = next((m for m in merged if {**m, 'params': None} == settings), None)
         if alike is None:
-            merged.append({**group, 'params': list(group['params'])})
+            merged.append(group)
         else:
             alike['params'] += group['params']
     return merged
