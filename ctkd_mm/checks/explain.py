@@ -17,7 +17,6 @@ from ctkd_mm.utils.messages import nearest
 
 MISSPELT_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 MISSPELT_TYPE = re.compile(r'^(\S+) is not in the \S+::(.+?) registry')
-NO_ATTRIBUTE = re.compile(r"^'(\w+)' object has no attribute '(\w+)'")
 NO_IMAGE = 'need at least one array'  # NumPy's words for a data set of none
 
 
@@ -46,7 +45,6 @@ def explain(error: Exception, cfg: Config) -> str:
 
 def _causes(text: str, cfg: Config) -> Iterator[str]:
     argument, unknown = MISSPELT_ARGUMENT.search(text), MISSPELT_TYPE.search(text)
-    lacks = NO_ATTRIBUTE.search(text)
     if argument:
         name = argument[1]
         for path, value in walk({**cfg}):
@@ -58,10 +56,10 @@ def _causes(text: str, cfg: Config) -> Iterator[str]:
         name, registry = unknown.groups()
         near = nearest(bare(name), [cls.__name__ for cls in _registered(registry)])
         yield from (f'{path}={name!r}{near}' for path, v in walk({**cfg}) if v == name)
-    elif lacks and lacks[1] == bare(cfg.model.type):
-        yield from other_constructor(cfg)
     elif NO_IMAGE in text:
         yield from emptied_data(cfg)
+    elif text.startswith(f"'{bare(cfg.model.type)}' object has no attribute"):
+        yield from other_constructor(cfg)
 
 
 def _registered(registry: str | None = None) -> Iterator[type]:

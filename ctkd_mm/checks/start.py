@@ -100,9 +100,8 @@ def check_weights(runner: Runner, checkpoint: dict) -> None:
             f'of another shape, {lost[0]} for example; the file has {some(prefixes)}. '
             "Give the run's config (extracted students: configs/baseline)"
         )
-    absent = [f'no {key}' for key in ('meta', 'optimizer') if not checkpoint.get(key)]
-    if resumes(runner) and absent:
+    if resumes(runner) and not (checkpoint.get('meta') and checkpoint.get('optimizer')):
         raise ValueError(
-            f'{source} cannot be resumed: it has weights, but {" and ".join(absent)}. '
-            'Start anew from the weights: load_from without resume'
+            f'{source} cannot be resumed: it has weights, but not both meta and '
+            'optimizer. Start anew from the weights: load_from without resume'
         )

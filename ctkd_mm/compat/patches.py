@@ -47,13 +47,10 @@ def _switch_off_hooks_of_none() -> None:
     from mmengine.runner import Runner
 
     register = Runner.register_default_hooks
-
-    def register_default_hooks(runner: Runner, hooks: dict | None = None) -> None:
-        hooks = hooks or {}
-        # A bare Hook does nothing.
-        register(runner, {k: Hook() if v is None else v for k, v in hooks.items()})
-
-    Runner.register_default_hooks = register_default_hooks
+    # A bare Hook does nothing.
+    Runner.register_default_hooks = lambda runner, hooks=None: register(
+        runner, {k: Hook() if v is None else v for k, v in (hooks or {}).items()}
+    )
 
 
 def _find_torchvision_urls() -> None:

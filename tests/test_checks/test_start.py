@@ -103,17 +103,14 @@ def test_weights_that_fit_nowhere_are_refused_with_what_the_file_has(student_cfg
         check_weights(runner, weights)
 
 
-@pytest.mark.parametrize(
-    ('more', 'absent'),
-    [({}, 'no meta and no optimizer'), (dict(meta=dict(epoch=1)), 'no optimizer')],
-)
-def test_a_resume_from_weights_alone_is_refused(more, absent):
+@pytest.mark.parametrize('more', [{}, dict(meta=dict(epoch=1))])
+def test_a_resume_from_weights_alone_is_refused(more):
     model = torch.nn.Linear(1, 1)
     runner = SimpleNamespace(
         model=model, _train_loop={}, _resume=True, _load_from='start.pth', work_dir=''
     )
     checkpoint = dict(more, state_dict=model.state_dict())
-    with pytest.raises(ValueError, match=rf'start\.pth cannot be .* but {absent}\. '):
+    with pytest.raises(ValueError, match=r'^start\.pth cannot be resumed'):
         check_weights(runner, checkpoint)
     check_weights(runner, dict(checkpoint, meta=dict(epoch=1), optimizer=dict(state=1)))
     runner._resume = False
