@@ -79,7 +79,8 @@ def load_student(student: BaseModel, checkpoint: PathLike) -> None:
     Raises:
         ValueError: If a weight is missing, unexpected or of another shape.
     """
-    weights = state_dict_of(CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu'))
+    loaded = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')
+    weights = state_dict_of(loaded, checkpoint)
     weights = student_weights(weights) or weights
     own = student.state_dict()
     kept = {k: own[k] for k in own if '.temperature.' in k}

@@ -32,7 +32,7 @@ def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Pa
     checkpoint = Path(checkpoint)
     out = Path(out or checkpoint.with_name(f'{checkpoint.stem}_student.pth'))
     loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
-    weights = state_dict_of(loaded)
+    weights = state_dict_of(loaded, checkpoint)
     student = student_weights(weights)
     if not student:
         tops = sorted({key.split('.')[0] for key in weights})
@@ -43,6 +43,6 @@ def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Pa
         )
     # The config in it is the distiller's. From this file alone, MMEngine would build
     # that, load none of the student's weights, and only log it.
-    meta = {k: v for k, v in loaded.get('meta', {}).items() if k != 'cfg'}
+    meta = {k: v for k, v in (loaded.get('meta') or {}).items() if k != 'cfg'}
     save_checkpoint(dict(meta=meta, state_dict=student), str(out), backend_args=ATOMIC)
     return out

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Template  # PyTorch depends on jinja2
 from mmengine.config import Config
 
+from ctkd_mm.engine.optim.merged_constructor import OF_ANY_MODEL
 from ctkd_mm.utils.config import bare
 
 BASES = Path(__file__).parents[2] / 'configs' / '_base_'
@@ -36,7 +37,8 @@ def render(
 
     Bases may not share a key: where the student has ``custom_hooks`` of its own, the
     method is not inherited but read, and its hooks are added to the student's. Paths
-    of files are relative to the config.
+    of files are relative to the config. An optimizer constructor of the student's own
+    gets the student alone.
 
     Args:
         student: Path or ``pkg::`` path of the student's config.
@@ -53,6 +55,7 @@ def render(
     path = BASES / 'methods' / f'{method}.py'
     method_cfg = Config.fromfile(path)
     shared = method_cfg.keys() & student_cfg.keys()
+    constructor = student_cfg.optim_wrapper.get('constructor', OF_ANY_MODEL[0])
     text = TEMPLATE.read_text()
     template = Template(text, trim_blocks=True, keep_trailing_newline=True)
     return template.render(
@@ -63,6 +66,7 @@ def render(
         method_path=_path(path, folder, HERE if shared else ''),
         shared=sorted(shared),
         own_hooks=student_cfg.get('custom_hooks'),
+        constructor=None if bare(constructor) in OF_ANY_MODEL else constructor,
         distiller=distiller,
         teacher=_path(teacher, folder, HERE),
         teacher_ckpt=_path(teacher_ckpt, folder, HERE),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctkd_mm.engine.hooks.curriculum_hook import CurriculumHook
+from ctkd_mm.engine.optim.merged_constructor import OF_ANY_MODEL
 from ctkd_mm.models.temperatures.gradient_reversal import GradientReversal
+from ctkd_mm.utils.config import bare
 from ctkd_mm.utils.model import has_loaded, unwrapped
 
 # Settings of a method's config, and the places where they are read.
@@ -32,6 +35,21 @@ def left_at_the_top(runner: Runner) -> Iterator[str]:
                 f'{key} at the top level of the config is not read: write {place}, in '
                 f"a config that inherits it {key}=_base_.pop('{key}')"
             )
+
+
+def other_constructor(cfg: Config) -> Iterator[str]:
+    """Find an optimizer constructor that may look for a detector's names.
+
+    Below a distiller there are none: MMDetection's own fails, others would silently
+    take each layer for one behind the backbone.
+    """
+    kind = cfg.optim_wrapper.get('constructor') or OF_ANY_MODEL[0]
+    if 'architecture' in cfg.model and bare(kind) not in OF_ANY_MODEL:
+        yield (
+            f'optim_wrapper.constructor={kind!r} gets the distiller, no detector. '
+            "Write constructor='ctkd_mm.MergedOptimWrapperConstructor', "
+            f'paramwise_cfg=dict(student=dict(type={kind!r}, ...))'
+        )
 
 
 def other_classes(runner: Runner) -> Iterator[str]:

@@ -10,6 +10,7 @@ import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 
+from ctkd_mm.checks.config import other_constructor
 from ctkd_mm.checks.data import emptied_data
 from ctkd_mm.utils.config import bare, walk
 from ctkd_mm.utils.messages import nearest
@@ -30,7 +31,8 @@ def explain(error: Exception, cfg: Config) -> str:
 
     Returns:
         The error's own text. For a misspelt argument or type, key, value and the
-        nearest name follow; for a data set that kept no image, its wrong classes.
+        nearest name follow; for a data set that kept no image, its wrong classes; for
+        what a distiller lacks and a detector has, the optimizer's constructor.
     """
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     try:
@@ -56,6 +58,8 @@ def _causes(text: str, cfg: Config) -> Iterator[str]:
         yield from (f'{path}={name!r}{near}' for path, v in walk({**cfg}) if v == name)
     elif NO_IMAGE in text:
         yield from emptied_data(cfg)
+    elif text.startswith(f"'{bare(cfg.model.type)}' object has no attribute"):
+        yield from other_constructor(cfg)
 
 
 def _registered(registry: str | None = None) -> Iterator[type]:

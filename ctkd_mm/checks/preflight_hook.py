@@ -24,6 +24,7 @@ RULES = [
     ('annotations that hide each other, labels', data.wrong_annotations, 'refuse'),
     ('heads of other classes', config.other_classes, 'refuse'),
     ('an mAP of other images', data.other_images, 'refuse'),
+    ('names of a detector', lambda run: config.other_constructor(run.cfg), 'warn'),
     ('a frozen random backbone', config.frozen_random_backbone, 'warn'),
 ]
 

@@ -84,19 +84,24 @@ def check_weights(runner: Runner, checkpoint: dict) -> None:
 
     Raises:
         ValueError: If no weight fits; on a resume or an evaluation of a
-            distillation, if any is missing or of another shape.
+            distillation, if any is missing or of another shape; on a resume, if the
+            file has nothing but weights.
     """
     model = unwrapped(runner)
-    weights = state_dict_of(checkpoint)
-    found = {re.sub(r'^module\.', '', k): v for k, v in weights.items()}
+    source = load_from(runner) or runner.work_dir
+    found = state_dict_of(checkpoint, source)
     own = {k: v for k, v in model.state_dict().items() if 'num_batches' not in k}
     lost = [k for k in own if getattr(found.get(k), 'shape', None) != own[k].shape]
     needs_all = teaching(runner) and (resumes(runner) or not trains(runner))
     if len(lost) == len(own) or (lost and needs_all):
         prefixes = sorted({key.split('.')[0] for key in found})
         raise ValueError(
-            f'{load_from(runner) or runner.work_dir}: {len(lost)} of {len(own)} '
-            f'weights of the model are missing or of another shape, {lost[0]} for '
-            f"example; the file has {some(prefixes)}. Give the run's config (extracted "
-            'students: configs/baseline)'
+            f'{source}: {len(lost)} of {len(own)} weights of the model are missing or '
+            f'of another shape, {lost[0]} for example; the file has {some(prefixes)}. '
+            "Give the run's config (extracted students: configs/baseline)"
+        )
+    if resumes(runner) and not (checkpoint.get('meta') and checkpoint.get('optimizer')):
+        raise ValueError(
+            f'{source} cannot be resumed: it has weights, but not both meta and '
+            'optimizer. Start anew from the weights: load_from without resume'
         )

@@ -18,7 +18,7 @@ from unittest import mock
 
 import torch
 
-from ctkd_mm.compat import mmrazor, stack
+from ctkd_mm.compat import imports, stack
 
 
 def apply() -> None:
@@ -28,13 +28,29 @@ def apply() -> None:
         ImportError: If MMEngine is missing or outside its bounds.
     """
     stack.require('mmengine')
-    mmrazor.apply()
+    imports.apply()
+    _switch_off_hooks_of_none()
     if importlib.util.find_spec('torchvision') is None:
         _find_torchvision_urls()
     # Before 2.6 torch restricts nothing by default, so there is nothing to allow.
     if torch.__version__ >= (2, 6):
         _allow_mmengine_types()
         _restrict_mmengine_loaders()
+
+
+def _switch_off_hooks_of_none() -> None:
+    """Let ``default_hooks.NAME=None`` switch any hook off.
+
+    MMEngine does so for its own six names, and for others fails without a word.
+    """
+    from mmengine.hooks import Hook
+    from mmengine.runner import Runner
+
+    register = Runner.register_default_hooks
+    # A bare Hook does nothing.
+    Runner.register_default_hooks = lambda runner, hooks=None: register(
+        runner, {k: Hook() if v is None else v for k, v in (hooks or {}).items()}
+    )
 
 
 def _find_torchvision_urls() -> None:
@@ -101,9 +117,11 @@ def _refusal(source: str, error: Exception) -> str:
     pattern = r"GLOBAL (\S+) w|but got <class '(\S+)'>|refused (getattr\(.*\))"
     refused = re.search(pattern, str(error))
     if refused is None:
+        # torch's own advice before its reason is about files that it could read.
+        reason = str(error).rpartition('WeightsUnpickler error: ')[2].strip()
         return (
-            f'{source} is no checkpoint, damaged or cut short: get it again, or take '
-            f'an older one ({type(error).__name__}: {error})'
+            f'{source} could not be read ({type(error).__name__}: {reason}). Give a '
+            'whole file that torch.save has written'
         )
     kind = refused[refused.lastindex]
     # torch offers no allow-listing of what is never a mere type, as os.system.

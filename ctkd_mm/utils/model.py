@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel, BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
 
 
 def unwrapped(runner: Runner) -> BaseModel:
-    """Return the runner's model, out of its wrapper."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    """Return the runner's model, out of all that MMEngine's loader looks through."""
+    model = runner.model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def teaching(runner: Runner) -> BaseModel | None:

@@ -30,7 +30,11 @@ def low_precision(device: torch.device, dtype: str | None) -> Iterator[None]:
 
 @contextmanager
 def float32_for_mmcv() -> Iterator[None]:
-    """Cast what enters mmcv's operations, in any model that runs meanwhile."""
+    """Cast what enters RoI extractors and leaves heads, in any model meanwhile.
+
+    MMDetection casts RoIs to the type of the features: float16 would move an edge
+    beyond 1024 pixels by up to half a pixel, beyond 2048 by up to one.
+    """
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
     from mmdet.models.roi_heads.bbox_heads import BBoxHead
     from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import (
@@ -56,15 +60,8 @@ def float32_for_mmcv() -> Iterator[None]:
 
 
 def _float32(value: Any) -> Any:
-    """Cast the half-precision tensors in nested lists and tuples.
-
-    On a GPU float16 stays: mmcv has kernels for it there.
-    """
+    """Cast the half-precision tensors in nested lists and tuples."""
     if isinstance(value, (list, tuple)):
         return type(value)(_float32(item) for item in value)
-    if isinstance(value, torch.Tensor) and (
-        value.dtype == torch.bfloat16
-        or (value.dtype == torch.float16 and not value.is_cuda)
-    ):
-        return value.float()
-    return value
+    half = isinstance(value, torch.Tensor) and value.dtype in HALVES.values()
+    return value.float() if half else value

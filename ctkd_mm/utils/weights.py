@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ctkd_mm.utils.messages import some
 
 STUDENT_PREFIX = 'architecture.'
 
 
-def state_dict_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the weights of a checkpoint, which may be a state dict itself."""
-    return checkpoint.get('state_dict', checkpoint)
+def state_dict_of(checkpoint: Any, source: str | Path) -> OrderedDict[str, Tensor]:
+    """Return the weights of a checkpoint, which may be a state dict itself.
+
+    Args:
+        checkpoint: What was read.
+        source: Path or URL, for the message.
+
+    Returns:
+        The tensors by name, DDP's ``module.`` removed as MMEngine does.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    weights = checkpoint
+    if isinstance(checkpoint, dict):
+        weights = checkpoint.get('state_dict', checkpoint)
+    items = weights.items() if isinstance(weights, dict) else ()
+    named = OrderedDict(
+        (re.sub(r'^module\.', '', k), v) for k, v in items if isinstance(v, Tensor)
+    )
+    if not named:
+        found = some(map(repr, weights)) if items else type(weights).__name__
+        raise ValueError(
+            f'{source} holds no weights: expected tensors by name, found {found}'
+        )
+    # Modules read their version there, to convert older files.
+    named._metadata = getattr(weights, '_metadata', None)
+    return named
 
 
 def student_weights(weights: dict[str, Any]) -> dict[str, Any]:

@@ -340,16 +340,25 @@ def test_a_file_is_not_overwritten(tmp_path):
     assert out.read_text() == 'mine'
 
 
-def test_a_students_own_optimizer_constructor_is_refused(tmp_path):
-    own = "optim_wrapper = dict(constructor='LearningRateDecayOptimizerConstructor')"
-    student = derived(tmp_path / 'own.py', find_config(FASTER), own)
-    message = (
-        "optim_wrapper.constructor='LearningRateDecayOptimizerConstructor' of the "
-        'student knows no names that begin with architecture.: take the default one, '
-        'with paramwise_cfg.custom_keys'
+@pytest.mark.parametrize('method', ['kd', 'ctkd'])
+def test_a_students_own_optimizer_constructor_gets_the_student(tmp_path, method):
+    own = (
+        "optim_wrapper = dict(constructor='LearningRateDecayOptimizerConstructor', "
+        'paramwise_cfg=dict(decay_rate=0.7, num_layers=6))'
     )
-    with pytest.raises(ValueError, match=re.escape(message)):
-        new_pair(FASTER, student, 'ctkd', str(tmp_path / 'pair.py'))
+    student = derived(tmp_path / 'own.py', DEMO.format('eighth'), own)
+    out = str(tmp_path / 'pair.py')
+    new_pair(DEMO.format('half'), student, method, out, CKPT)
+    found = Config.fromfile(out).optim_wrapper
+    want = dict(
+        student=dict(
+            type='LearningRateDecayOptimizerConstructor', decay_rate=0.7, num_layers=6
+        )
+    )
+    if method == 'ctkd':
+        want.update(Config.fromfile(METHODS / 'ctkd.py').paramwise_cfg)
+    assert found.constructor == 'ctkd_mm.MergedOptimWrapperConstructor'
+    assert found.paramwise_cfg == want
 
 
 # Two local configs, small.

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from ctkd_mm import CTKDLoss, CurriculumHook, GlobalTemperature
@@ -13,6 +14,7 @@ from ctkd_mm.checks.config import (
     left_at_the_top,
     no_curriculum,
     other_classes,
+    other_constructor,
 )
 
 
@@ -33,6 +35,23 @@ def test_a_methods_setting_at_the_top_level_is_told_with_its_place(key, place):
     )
     for sound in ({'model': {key: 1}}, {key: None}):
         assert list(left_at_the_top(SimpleNamespace(cfg=sound))) == []
+
+
+def test_a_constructor_that_may_look_for_a_detectors_names_is_told():
+    cfg = Config(dict(model=dict(architecture={}), optim_wrapper={}))
+    assert list(other_constructor(cfg)) == []
+    cfg.optim_wrapper.constructor = 'ctkd_mm.MergedOptimWrapperConstructor'
+    assert list(other_constructor(cfg)) == []
+    cfg.optim_wrapper.constructor = 'LearningRateDecayOptimizerConstructor'
+    (line,) = other_constructor(cfg)
+    assert line == (
+        "optim_wrapper.constructor='LearningRateDecayOptimizerConstructor' gets the "
+        "distiller, no detector. Write constructor='ctkd_mm."
+        "MergedOptimWrapperConstructor', paramwise_cfg=dict(student=dict(type="
+        "'LearningRateDecayOptimizerConstructor', ...))"
+    )
+    cfg.model = dict(type='FasterRCNN')  # a detector alone
+    assert list(other_constructor(cfg)) == []
 
 
 def test_a_learnable_temperature_without_the_hook_is_told_by_its_path():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS
 
 from ctkd_mm.checks.explain import explain
@@ -53,6 +54,22 @@ def test_a_misspelt_type_is_told_with_key_and_the_nearest(build, key, name, near
 )
 def test_another_error_keeps_its_own_words(error):
     assert explain(error, of_model(backbone=dict(mask='mask'))) == str(error.args[0])
+
+
+def test_what_a_distiller_lacks_is_told_with_the_optimizers_constructor(ctkd_cfg):
+    model = MODELS.build(ctkd_cfg)
+    kind = 'LearningRateDecayOptimizerConstructor'
+    optim_wrapper = dict(
+        constructor=kind,
+        optimizer=dict(type='AdamW', lr=1),
+        paramwise_cfg=dict(num_layers=6, decay_rate=0.7),
+    )
+    cfg = Config(dict(model=ctkd_cfg, optim_wrapper=optim_wrapper))
+    error = error_of(lambda cfg: build_optim_wrapper(model, cfg), optim_wrapper)
+    told = "'RoILogitDistill' object has no attribute 'backbone' [optim_wrapper.const"
+    assert explain(error, cfg).startswith(told)
+    cfg.optim_wrapper.constructor = None
+    assert explain(error, cfg) == str(error)
 
 
 def test_an_error_without_words_is_told_by_its_kind():

@@ -5,6 +5,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
@@ -100,6 +101,20 @@ def test_weights_that_fit_nowhere_are_refused_with_what_the_file_has(student_cfg
     weights['rpn_head.rpn_cls.weight'] = lost[:1]
     with pytest.raises(ValueError, match='another shape, rpn_head.rpn_cls.weight'):
         check_weights(runner, weights)
+
+
+@pytest.mark.parametrize('more', [{}, dict(meta=dict(epoch=1))])
+def test_a_resume_from_weights_alone_is_refused(more):
+    model = torch.nn.Linear(1, 1)
+    runner = SimpleNamespace(
+        model=model, _train_loop={}, _resume=True, _load_from='start.pth', work_dir=''
+    )
+    checkpoint = dict(more, state_dict=model.state_dict())
+    with pytest.raises(ValueError, match=r'^start\.pth cannot be resumed'):
+        check_weights(runner, checkpoint)
+    check_weights(runner, dict(checkpoint, meta=dict(epoch=1), optimizer=dict(state=1)))
+    runner._resume = False
+    check_weights(runner, checkpoint)
 
 
 def test_a_checkpoint_that_does_not_tell_its_loss_is_told(warnings):

@@ -19,9 +19,9 @@ from ctkd_mm.utils.precision import float32_for_mmcv
 class AmpOptimWrapper(MMEngineAmpOptimWrapper):
     """MMEngine's mixed precision on a GPU, with bfloat16 as well as float16.
 
-    mmcv's NMS and RoIAlign have no bfloat16 kernels. The layers before them compute
-    in bfloat16; what reaches them is cast to float32, boxes included: bfloat16 would
-    round a coordinate near 1000 to a multiple of 4 pixels.
+    mmcv's NMS and RoIAlign have no bfloat16 kernels, and boxes are not to be rounded:
+    near 1000 pixels bfloat16 has multiples of 4, float16 of one half. The layers before
+    them compute in lower precision; what reaches them is cast to float32.
 
     Args: as MMEngine's ``AmpOptimWrapper``: ``loss_scale`` (``'dynamic'``, a fixed
     scale or arguments of ``GradScaler``); ``dtype`` (``'float16'``, ``'bfloat16'`` or

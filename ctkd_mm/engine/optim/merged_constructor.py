@@ -9,6 +9,9 @@ from torch import nn
 
 from ctkd_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
+# Constructors that know no names of a detector's parts.
+OF_ANY_MODEL = ('DefaultOptimWrapperConstructor', 'MergedOptimWrapperConstructor')
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
@@ -22,18 +25,40 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     PyTorch knows an optimizer's state by the parameters' order, which is another here:
     a run cannot be resumed with another constructor or ``paramwise_cfg``.
 
+    A constructor that knows a detector's names, as MMDetection's
+    ``LearningRateDecayOptimizerConstructor``, finds none of them below a distiller.
+    ``paramwise_cfg.student`` gives it the student alone: its ``type``, and what its own
+    ``paramwise_cfg`` would be. ``custom_keys`` and the rest are for what is beside the
+    student, as the temperature.
+
     Args: as MMEngine's ``DefaultOptimWrapperConstructor``.
 
     Source: extends :class:`mmengine.optim.DefaultOptimWrapperConstructor`.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # A ConfigDict would make the optimizer's groups ConfigDicts, which
+        # torch.compile cannot trace.
+        self.optimizer_cfg = {**self.optimizer_cfg}
+
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
         """Add the parameters of a module; of the whole model, in merged groups."""
+        if prefix == 'architecture' and 'student' in self.paramwise_cfg:
+            self._add_student(params, module, **self.paramwise_cfg['student'])
+            return
         super().add_params(params, module, prefix, **kwargs)
         if not prefix:  # MMEngine calls it for each submodule too
             params[:] = merge(params)
+
+    def _add_student(
+        self, params: list[dict], student: nn.Module, **paramwise_cfg: Any
+    ) -> None:
+        cfg = dict(type=paramwise_cfg.pop('type'), paramwise_cfg=paramwise_cfg)
+        cfg['optim_wrapper_cfg'] = dict(optimizer=self.optimizer_cfg)
+        OPTIM_WRAPPER_CONSTRUCTORS.build(cfg).add_params(params, student)
 
 
 def merge(groups: list[dict]) -> list[dict]:
@@ -47,10 +72,12 @@ def merge(groups: list[dict]) -> list[dict]:
     """
     merged: list[dict] = []
     for group in groups:
+        group = {**group, 'params': list(group['params'])}
+        group.pop('param_names', None)  # PyTorch wants them in all groups or in none
         settings = {**group, 'params': None}
         alike = next((m for m in merged if {**m, 'params': None} == settings), None)
         if alike is None:
-            merged.append({**group, 'params': list(group['params'])})
+            merged.append(group)
         else:
             alike['params'] += group['params']
     return merged

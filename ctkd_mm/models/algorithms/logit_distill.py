@@ -21,6 +21,7 @@ from ctkd_mm.models.losses.kinds import check_loss_fits_head, takes_labels
 from ctkd_mm.models.teachers.frozen_teacher import Beside, FrozenTeacher
 from ctkd_mm.models.teachers.load import build_detector
 from ctkd_mm.models.teachers.preprocessor import PairDataPreprocessor
+from ctkd_mm.utils.config import bare
 from ctkd_mm.utils.precision import HALVES
 from ctkd_mm.utils.weights import weights_sha256
 
@@ -56,8 +57,7 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         teacher_ignore_keys: Regular expressions of its keys that need not fit.
         teacher_dtype: ``'bfloat16'`` or ``'float16'`` runs the teacher alone in mixed
             precision: faster, its logits off by about 1 percent of their size
-            (docs/performance.md); not for mmcv's deformable convolutions. None: as
-            the student.
+            (docs/performance.md). RoIs stay float32. None: as the student.
 
     Raises:
         ValueError: If the two are no pair (:meth:`check_pair`), ``loss_kd`` is for
@@ -228,7 +228,12 @@ def _join(distiller: dict, ours: dict, loss_kd: dict) -> dict:
             'distiller.distill_deliveries must be empty: the teacher scores the '
             f"student's own places, got {list(distiller['distill_deliveries'])}"
         )
-    joined = dict(type='mmrazor.ConfigurableDistiller', **distiller)
+    kind = distiller.get('type', 'ConfigurableDistiller')
+    if bare(kind) != 'ConfigurableDistiller':
+        raise ValueError(
+            f'model.distiller.type={kind!r} must be ConfigurableDistiller: drop it'
+        )
+    joined = {**distiller, 'type': 'mmrazor.ConfigurableDistiller'}
     for key, entries in {**ours, 'distill_losses': dict(loss_kd=loss_kd)}.items():
         theirs = distiller.get(key) or {}
         taken = sorted(entries.keys() & theirs.keys())

@@ -23,7 +23,12 @@ SHOWN = 5
 
 
 def build_detector(model: BaseModel | dict | str) -> BaseModel:
-    """Build a model of its config, the path of a config file, or itself."""
+    """Build a model of its config, the path of a config file, or itself.
+
+    ``dict(cfg_path='mmdet::...', pretrained=False)`` is how MMRazor's configs write it.
+    """
+    if isinstance(model, dict) and 'cfg_path' in model:
+        return get_model(**model)
     if isinstance(model, str):
         model = get_model(model) if '::' in model else Config.fromfile(model).model
     return MODELS.build(model) if isinstance(model, dict) else model
@@ -57,8 +62,7 @@ def load_teacher(
         loaded = CheckpointLoader.load_checkpoint(
             teacher_ckpt, map_location='cpu', logger='current'
         )
-        weights = state_dict_of(loaded)
-        misfits = _load_matching(teacher, weights)
+        misfits = _load_matching(teacher, state_dict_of(loaded, teacher_ckpt))
     except Exception as error:  # damaged files fail in any way
         raise ValueError(
             f'teacher_ckpt={teacher_ckpt!r} could not be loaded '
@@ -142,21 +146,15 @@ def adopt_teacher(model: BaseModel, teacher_ckpt: str | None) -> None:
     load_teacher_of(model, teacher_ckpt)
 
 
-def _load_matching(teacher: nn.Module, weights: dict) -> dict[str, list[str]]:
+def _load_matching(teacher: nn.Module, weights: OrderedDict) -> dict[str, list[str]]:
     """Load what fits; return what does not, by kind."""
     own = teacher.state_dict()
-    fitting: OrderedDict = OrderedDict()
     misshaped = {}
-    for name, value in weights.items():
-        key = re.sub(r'^module\.', '', name)  # DDP's
-        if key in own and value.shape != own[key].shape:
-            here, there = tuple(value.shape), tuple(own[key].shape)
+    for key in [key for key in weights if key in own]:
+        if weights[key].shape != own[key].shape:
+            here, there = tuple(weights.pop(key).shape), tuple(own[key].shape)
             misshaped[key] = f'{key} {here} in the file, {there} in the model'
-        else:
-            fitting[key] = value
-    # Modules read their version there, to convert older files.
-    fitting._metadata = getattr(weights, '_metadata', None)
-    keys = teacher.load_state_dict(fitting, strict=False)
+    keys = teacher.load_state_dict(weights, strict=False)
     return {
         'missing': [key for key in keys.missing_keys if key not in misshaped],
         'unexpected': list(keys.unexpected_keys),

@@ -22,12 +22,8 @@ def speed_up(teacher: BaseModel) -> str:
     Both need weights that stay and a network in eval mode. The features of a made-up
     image are compared before and after, in float64: where they would change, as in
     pre-activation networks or ones that share a convolution between BatchNorms, or
-    cannot be computed, as by some deformable convolutions channels-last, the teacher
-    is left as it is. What a recorder looks into stays too, and so do the layers behind
-    it.
-
-    Features leave in the usual layout: mmcv's RoIAlign reads channels-last memory as if
-    it were that, without an error.
+    cannot be computed, the teacher is left as it is. What a recorder looks into stays
+    too, and so do the layers behind it. Features leave in the usual layout.
 
     Args:
         teacher: The detector with its final weights; set to eval mode. Its

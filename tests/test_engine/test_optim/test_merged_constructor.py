@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
@@ -70,6 +71,56 @@ def test_training_gives_the_same_bits(kind):
             optim.step()
     a, b = (model.state_dict() for model in models)
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+class ConvNeXt(nn.Module):
+    """Parameters by the names of the backbone that MMDetection's constructor knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.Sequential(nn.Linear(2, 2)) for _ in range(4)]
+        self.downsample_layers = nn.ModuleList(layers)
+        self.stages = nn.ModuleList(nn.Sequential(nn.Linear(2, 2)) for _ in range(4))
+
+
+def test_a_constructor_that_knows_a_detectors_names_gets_the_student():
+    layers = dict(decay_rate=0.7, decay_type='layer_wise', num_layers=6)
+    constructor = 'LearningRateDecayOptimizerConstructor'
+    student = nn.ModuleDict(dict(backbone=ConvNeXt(), neck=nn.Linear(2, 2)))
+    pair = nn.ModuleDict(dict(architecture=student, temperature=nn.Linear(1, 1)))
+    cfg = dict(optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.05))
+    alone = build_optim_wrapper(
+        student, dict(cfg, constructor=constructor, paramwise_cfg=layers)
+    )
+    both = build_optim_wrapper(
+        pair,
+        dict(
+            cfg,
+            constructor='ctkd_mm.MergedOptimWrapperConstructor',
+            paramwise_cfg=dict(
+                student=dict(type=constructor, **layers),
+                custom_keys={'temperature': dict(lr_mult=10, decay_mult=0)},
+            ),
+        ),
+    )
+    *of_student, of_temperature = both.optimizer.param_groups
+    for group in alone.optimizer.param_groups:
+        del group['param_names']
+    assert of_student == alone.optimizer.param_groups
+    assert len({group['lr'] for group in of_student}) == 6
+    assert of_temperature['params'] == list(pair['temperature'].parameters())
+    assert (of_temperature['lr'], of_temperature['weight_decay']) == (1.0, 0)
+
+
+def test_the_groups_are_plain_dicts_also_of_a_config():
+    # torch.compile cannot trace a ConfigDict.
+    cfg = ConfigDict(
+        optimizer=dict(type='SGD', lr=0.1),
+        constructor='ctkd_mm.MergedOptimWrapperConstructor',
+        paramwise_cfg=dict(custom_keys={'temperature': dict(lr_mult=10)}),
+    )
+    groups = build_optim_wrapper(Pair(), cfg).optimizer.param_groups
+    assert [type(group) for group in groups] == [dict, dict]
 
 
 def test_merging_leaves_the_groups_it_was_given():

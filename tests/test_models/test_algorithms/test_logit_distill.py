@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.two_stage_detectors import build_distiller, training_step
+from mmrazor.models import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 
 
@@ -82,6 +83,21 @@ def test_plain_kd_is_a_one_line_swap(ctkd_cfg, batch):
         training_step(ctkd, batch)['distill.loss_kd'],
         training_step(kd, batch)['distill.loss_kd'],
     )
+
+
+@pytest.mark.parametrize('kind', ['ConfigurableDistiller', ConfigurableDistiller])
+def test_the_distiller_may_have_its_type_as_in_mmrazors_configs(ctkd_cfg, kind):
+    want = build_distiller(ctkd_cfg).distiller
+    ctkd_cfg['distiller'] = dict(type=kind)
+    found = build_distiller(ctkd_cfg).distiller
+    assert type(found) is ConfigurableDistiller
+    assert found.loss_forward_mappings == want.loss_forward_mappings
+
+
+def test_another_distiller_is_refused(ctkd_cfg):
+    ctkd_cfg['distiller'] = dict(type='mmrazor.OFDDistiller')
+    with pytest.raises(ValueError, match=r'distiller\.type=.*OFDDistiller.* must be'):
+        build_distiller(ctkd_cfg)
 
 
 def test_deliveries_are_refused(ctkd_cfg):

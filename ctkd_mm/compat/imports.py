@@ -1,7 +1,7 @@
-"""MMRazor 1.0.0 on a current PyTorch and on the forked MMCV.
+"""MMRazor 1.0.0 on a current PyTorch and on the forked MMCV; mmcv's operators.
 
-MMRazor is repaired while Python imports it: ``import ctkd_mm`` itself imports none of
-it, and a config that has only MMRazor's own distillers gets repaired ones.
+Modules are repaired while Python imports them: ``import ctkd_mm`` itself imports none
+of them, and a config that has only MMRazor's own distillers gets repaired ones.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+import torch
 from torch import nn
-
-ALGORITHMS = 'mmrazor.models.algorithms.base'
+from torch.autograd import Function
 
 
 def apply() -> None:
-    """Repair MMRazor's modules when they are imported, or now if they have been."""
+    """Repair modules when they are imported, or now if they have been."""
     sys.meta_path.insert(0, RepairingFinder())
-    if ALGORITHMS in sys.modules:
-        import_algorithms(lambda module: None, sys.modules[ALGORITHMS])
+    for name, repair in REPAIRS.items():
+        if name in sys.modules:
+            repair(lambda module: None, sys.modules[name])
 
 
 class RepairingFinder(MetaPathFinder):
@@ -77,8 +78,32 @@ def set_module_inplace_false(
             part.inplace = False
 
 
+def import_operator(execute: Callable, module: ModuleType) -> None:
+    """Give a module's operators memory and types that they can read.
+
+    They read any memory as if it were in the usual layout: of channels-last tensors
+    RoIAlign and modulated deformable convolutions compute wrong values without an
+    error. They have no bfloat16 kernels. All else gives the same bits.
+    """
+    execute(module)
+    for name, value in vars(module).items():
+        if name.endswith('Function') and value is not Function:
+            value.forward = staticmethod(_with_readable(value.forward))
+
+
+def _with_readable(forward: Callable) -> Callable:
+    def readable(arg: Any) -> Any:
+        if not isinstance(arg, torch.Tensor):
+            return arg
+        return (arg.float() if arg.dtype == torch.bfloat16 else arg).contiguous()
+
+    return lambda ctx, *args: forward(ctx, *map(readable, args))
+
+
+OPERATORS = 'carafe deform_conv modulated_deform_conv roi_align roi_pool'
 REPAIRS = {
     'mmrazor': import_mmrazor,
     'mmrazor.structures.quantization': import_quantization,
-    ALGORITHMS: import_algorithms,
+    'mmrazor.models.algorithms.base': import_algorithms,
+    **{f'mmcv.ops.{name}': import_operator for name in OPERATORS.split()},
 }
