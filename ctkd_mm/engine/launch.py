@@ -9,8 +9,11 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -63,15 +66,36 @@ def adapt_to_host(tool: Path) -> Namespace:
     return args
 
 
-def leave_group() -> None:
-    """Leave the process group of gloo at the end of a process.
+def leave_group(group: Any = None) -> None:
+    """Leave a process group of gloo before the process ends.
 
     Gloo's threads drop the last tensors some time after a collective is over, for which
     they need the interpreter. If it is gone by then, the process aborts with another
     exit code than its own.
+
+    Args:
+        group: The group; None for all.
+
+    Source: https://github.com/pytorch/pytorch/issues/190489.
     """
-    torch.distributed.destroy_process_group()
+    torch.distributed.destroy_process_group(group)
     time.sleep(0.2)
+
+
+@contextmanager
+def starting_gloo() -> Iterator[None]:
+    """Say with an error of gloo's start which setting it depends on.
+
+    Raises:
+        RuntimeError: With gloo's own words.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            f'gloo did not start: {error}. If it is the network, set the environment '
+            'variable GLOO_SOCKET_IFNAME to the interface between the hosts, as eth0'
+        ) from error
 
 
 def _slurm_port() -> int:
@@ -90,7 +114,8 @@ def _init_gloo(launcher: str, config: Config) -> None:
             env['MASTER_ADDR'] = subprocess.check_output(hosts, text=True).split()[0]
     dist_cfg = config.get('env_cfg', {}).get('dist_cfg', {})
     timeout = timedelta(seconds=dist_cfg.get('timeout', 1800))
-    torch.distributed.init_process_group('gloo', timeout=timeout)
+    with starting_gloo():
+        torch.distributed.init_process_group('gloo', timeout=timeout)
     atexit.register(leave_group)
 
 

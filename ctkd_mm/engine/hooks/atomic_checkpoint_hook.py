@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.files import ATOMIC, write_atomically
+from ctkd_mm.utils.weights import move_to_host
 
 # A checkpoint between two of CheckpointHook's; see
 # ctkd_mm.engine.hooks.preemption_hook.
@@ -27,8 +28,8 @@ class AtomicCheckpointHook(CheckpointHook):
     A checkpoint appears under its name only when all of it is on the disk; what
     ``max_keep_ckpts`` and ``save_best`` replace is removed only then (MMEngine removes
     it first); and before a run, a ``last_checkpoint`` that a kill left empty, or that
-    names a missing file, is pointed to the newest checkpoint there is. The size of
-    every checkpoint is logged.
+    names a missing file, is pointed to the newest checkpoint there is. All tensors are
+    the host's, those of other hooks included. The size of every checkpoint is logged.
 
     Args: as MMEngine's ``CheckpointHook``. A remote ``out_dir`` or an own
     ``backend_args`` are used as they are; then only the order of removals is ours.
@@ -48,6 +49,10 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.is_local and is_main_process():
             self._mend_last_checkpoint(runner)
         barrier()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Move what other hooks have added to the host."""
+        move_to_host(checkpoint)
 
     def _mend_last_checkpoint(self, runner: Runner) -> None:
         marker = Path(runner.work_dir) / 'last_checkpoint'

@@ -15,9 +15,11 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ctkd_mm.engine.hooks.atomic_checkpoint_hook import PREEMPTED
+from ctkd_mm.engine.launch import leave_group, starting_gloo
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.files import ATOMIC, write_atomically
 from ctkd_mm.utils.model import optim_wrappers
+from ctkd_mm.utils.weights import move_to_host
 
 # EX_TEMPFAIL of sysexits.h: saved, run me again with --resume.
 EXIT_CODE = 75
@@ -65,7 +67,8 @@ class PreemptionHook(Hook):
         if threading.current_thread() is threading.main_thread():
             self._listen()
         if dist.is_distributed():
-            self._group = torch.distributed.new_group(backend='gloo')
+            with starting_gloo():
+                self._group = torch.distributed.new_group(backend='gloo')
         self._training = True
         left = runner.message_hub.pop_info(_VALIDATION_LEFT, False)
         if left and runner.val_loop is not None:
@@ -97,9 +100,14 @@ class PreemptionHook(Hook):
         runner.message_hub.update_info(_VALIDATION_LEFT, True)
         self._save_and_exit(runner, runner.iter)
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Move what other hooks have added to the host."""
+        move_to_host(checkpoint)
+
     def after_train(self, runner: Runner) -> None:
         """Listen no longer."""
         self._training = False
+        self._leave_group()
         if self._handlers:
             # In this order a signal that came meanwhile is spent on our handler.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -129,6 +137,12 @@ class PreemptionHook(Hook):
         dist.all_reduce(request, 'max', self._group)
         return bool(request)
 
+    def _leave_group(self) -> None:
+        # Beside NCCL nobody else does, and the exit code would be another.
+        if self._group is not None:
+            group, self._group = self._group, None
+            leave_group(group)
+
     def _save_and_exit(self, runner: Runner, iteration: int) -> None:
         path = Path(runner.work_dir, PREEMPTED)
         meta = dict(epoch=runner.epoch, iter=iteration)
@@ -144,6 +158,7 @@ class PreemptionHook(Hook):
             )
         # A launcher ends all when the first has exited: not before the save.
         dist.barrier(self._group)
+        self._leave_group()
         for signum in self._handlers:
             signal.signal(signum, signal.SIG_IGN)
         raise SystemExit(EXIT_CODE)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.tensors import OnDevice
 from helpers.toy_run import toy_runner
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -87,6 +88,27 @@ def test_the_old_goes_only_when_the_new_is_there(tmp_path):
     assert recording.seen == [[], ['epoch_1.pth'], ['epoch_2.pth']]
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_3.pth']
     assert find_latest_checkpoint(runner.work_dir).endswith('/epoch_3.pth')
+
+
+class Adding(Hook):
+    """Adds a tensor to every checkpoint, as EMAHook does, where that tensor is."""
+
+    def before_save_checkpoint(self, runner, checkpoint) -> None:
+        checkpoint['added'] = dict(tensor=torch.ones(1).as_subclass(OnDevice))
+
+
+@pytest.mark.start
+@pytest.mark.parametrize(
+    'hooks',
+    [
+        dict(checkpoint=dict(type='ctkd_mm.AtomicCheckpointHook')),
+        dict(preemption=dict(type='ctkd_mm.PreemptionHook')),
+    ],
+)
+def test_what_other_hooks_add_is_saved_from_the_host(tmp_path, hooks):
+    toy_runner(tmp_path, (Adding(),), default_hooks=hooks).train()
+    saved = torch.load(find_latest_checkpoint(tmp_path), weights_only=False)
+    assert type(saved['added']['tensor']) is torch.Tensor
 
 
 @METRICS.register_module()

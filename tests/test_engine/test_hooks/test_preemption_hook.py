@@ -162,6 +162,27 @@ def test_a_signal_after_the_last_iteration_lets_the_run_finish(tmp_path):
 
 
 @pytest.mark.start
+@pytest.mark.parametrize('iteration', [None, 3])
+def test_no_gloo_group_of_its_own_is_left(tmp_path, one_process_group, iteration):
+    # Beside NCCL nobody destroys it, and its threads can change the exit code.
+    before = set(torch.distributed.distributed_c10d._world.pg_map)
+    if iteration:
+        stop(tmp_path / 'run', told('train', iteration))
+    else:
+        toy_runner(tmp_path / 'run').train()
+    assert set(torch.distributed.distributed_c10d._world.pg_map) == before
+
+
+@pytest.mark.start
+def test_a_gloo_that_does_not_start_names_the_interface_to_set(
+    tmp_path, one_process_group, monkeypatch
+):
+    monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'none_such')
+    with pytest.raises(RuntimeError, match='none_such.*set the environment variable'):
+        toy_runner(tmp_path / 'run').train()
+
+
+@pytest.mark.start
 def test_signals_outside_of_training_keep_their_meaning(tmp_path):
     seen = []
     signal.signal(signal.SIGTERM, lambda *_: seen.append('mine'))
