@@ -2,7 +2,8 @@
 
 torch >= 2.6 refuses the checkpoints that MMEngine writes. So the few types in them are
 allowed, and every load of MMEngine, from files and URLs, keeps to that list. Without
-torchvision, MMEngine still finds the weights that ``torchvision://`` names.
+torchvision, MMEngine still finds the weights that ``torchvision://`` names. What would
+run our hooks and models by other rules refuses them.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,12 +31,46 @@ def apply() -> None:
     """
     stack.require('mmengine')
     mmrazor.apply()
+    _refuse_sharding()
     if importlib.util.find_spec('torchvision') is None:
         _find_torchvision_urls()
     # Before 2.6 torch restricts nothing by default, so there is nothing to allow.
     if torch.__version__ >= (2, 6):
         _allow_mmengine_types()
         _restrict_mmengine_loaders()
+
+
+def _refuse_sharding() -> None:
+    """Refuse ours under FlexibleRunner (FSDP, DeepSpeed, ColossalAI) and under FSDP.
+
+    They move weights one by one, without the teacher, which is no submodule; a rank has
+    but a part of them; their optimizers have not what the hooks need; and
+    FlexibleRunner stores another epoch and iteration than it is given.
+    """
+    from mmengine.model import MMFullyShardedDataParallel as FSDP
+    from mmengine.runner import FlexibleRunner
+
+    # The first that FlexibleRunner does with a model that is built, in any mode.
+    _refuse_ours(FlexibleRunner, 'load_or_resume', lambda self: self.hooks)
+    _refuse_ours(FlexibleRunner, 'load_or_resume', lambda self: self.model.modules())
+    _refuse_ours(FSDP, '__init__', lambda self, module, *_, **__: module.modules())
+
+
+def _refuse_ours(cls: type, name: str, parts: Callable) -> None:
+    """Make a method refuse to run with hooks or modules of ours among ``parts``."""
+    method = getattr(cls, name)
+
+    @wraps(method)
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        for part in map(type, parts(*args, **kwargs)):
+            if part.__module__.startswith('ctkd_mm.'):
+                raise NotImplementedError(
+                    f'{cls.__name__} does not support ctkd_mm.{part.__name__}: train '
+                    'with Runner and DDP (no runner_type, strategy, model_wrapper_cfg)'
+                )
+        return method(*args, **kwargs)
+
+    setattr(cls, name, refuse)
 
 
 def _find_torchvision_urls() -> None:

@@ -9,8 +9,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -74,23 +73,27 @@ def leave_group(group: Any = None) -> None:
     exit code than its own.
 
     Args:
-        group: The group; None for all.
+        group: The group; None for all. Nothing happens if all are destroyed already.
 
     Source: https://github.com/pytorch/pytorch/issues/190489.
     """
-    torch.distributed.destroy_process_group(group)
-    time.sleep(0.2)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group(group)
+        time.sleep(0.2)
 
 
-@contextmanager
-def starting_gloo() -> Iterator[None]:
-    """Say with an error of gloo's start which setting it depends on.
+def join_gloo(join: Callable, **kwargs: Any) -> Any:
+    """Start gloo; with an error say which setting its network depends on.
+
+    Args:
+        join: ``init_process_group`` or ``new_group``.
+        **kwargs: Its arguments.
 
     Raises:
         RuntimeError: With gloo's own words.
     """
     try:
-        yield
+        return join(backend='gloo', **kwargs)
     except RuntimeError as error:
         raise RuntimeError(
             f'gloo did not start: {error}. If it is the network, set the environment '
@@ -114,8 +117,7 @@ def _init_gloo(launcher: str, config: Config) -> None:
             env['MASTER_ADDR'] = subprocess.check_output(hosts, text=True).split()[0]
     dist_cfg = config.get('env_cfg', {}).get('dist_cfg', {})
     timeout = timedelta(seconds=dist_cfg.get('timeout', 1800))
-    with starting_gloo():
-        torch.distributed.init_process_group('gloo', timeout=timeout)
+    join_gloo(torch.distributed.init_process_group, timeout=timeout)
     atexit.register(leave_group)
 
 

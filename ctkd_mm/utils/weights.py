@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from operator import methodcaller
 from typing import Any
 
 import torch
-from mmengine.utils import apply_to
 from torch import nn
 
 STUDENT_PREFIX = 'architecture.'
@@ -16,18 +14,6 @@ STUDENT_PREFIX = 'architecture.'
 def state_dict_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return the weights of a checkpoint, which may be a state dict itself."""
     return checkpoint.get('state_dict', checkpoint)
-
-
-def move_to_host(checkpoint: dict[str, Any]) -> None:
-    """Move every tensor of a checkpoint, in place, to the host.
-
-    MMEngine moves what it stores itself; what hooks add, as ``EMAHook`` does, stays on
-    the GPU, and a host without one cannot read it by a plain ``torch.load``.
-    """
-    for key, part in checkpoint.items():
-        checkpoint[key] = apply_to(part, torch.is_tensor, methodcaller('cpu'))
-        if hasattr(part, '_metadata'):  # versions of modules, in a state dict
-            checkpoint[key]._metadata = part._metadata
 
 
 def student_weights(weights: dict[str, Any]) -> dict[str, Any]:

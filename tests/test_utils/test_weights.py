@@ -3,15 +3,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from helpers.tensors import OnDevice
 from torch import nn
 
-from ctkd_mm.utils.weights import (
-    move_to_host,
-    state_dict_of,
-    student_weights,
-    weights_sha256,
-)
+from ctkd_mm.utils.weights import state_dict_of, student_weights, weights_sha256
 
 
 def test_the_weights_of_a_checkpoint_are_found_in_it_or_are_it():
@@ -33,24 +27,3 @@ def test_the_hash_is_that_of_names_types_shapes_and_values():
         model.bias[1] += 1
     others = [model, copy.deepcopy(model).double(), nn.Sequential(model)]
     assert len(found | {weights_sha256(other) for other in others}) == 4
-
-
-def test_every_tensor_of_a_checkpoint_moves_to_the_host():
-    value = torch.ones(1).as_subclass(OnDevice)
-    weights = nn.Linear(1, 1).state_dict()
-    weights['weight'] = value
-    checkpoint = dict(
-        state_dict=weights,
-        optimizer=dict(state={0: [value]}),
-        step=value,
-        meta=dict(a=1),
-    )
-    move_to_host(checkpoint)
-    moved = [
-        checkpoint['state_dict']['weight'],
-        checkpoint['optimizer']['state'][0][0],
-        checkpoint['step'],
-    ]
-    assert [tensor.device.type for tensor in moved] == ['cpu'] * 3
-    assert checkpoint['state_dict']._metadata == weights._metadata
-    assert checkpoint['meta'] == dict(a=1)

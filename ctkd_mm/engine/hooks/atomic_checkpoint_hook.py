@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
+from mmengine.utils import apply_to
 
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.files import ATOMIC, write_atomically
-from ctkd_mm.utils.weights import move_to_host
 
 # A checkpoint between two of CheckpointHook's; see
 # ctkd_mm.engine.hooks.preemption_hook.
@@ -51,8 +53,15 @@ class AtomicCheckpointHook(CheckpointHook):
         barrier()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Move what other hooks have added to the host."""
-        move_to_host(checkpoint)
+        """Move all to the host, which otherwise could not read it without a GPU.
+
+        MMEngine moves what it stores itself. ``EMAHook`` then puts its averages into
+        the weights, from where they are.
+        """
+        for key, part in checkpoint.items():
+            checkpoint[key] = apply_to(part, torch.is_tensor, lambda x: x.cpu())
+            if hasattr(part, '_metadata'):  # versions of modules, in a state dict
+                checkpoint[key]._metadata = part._metadata
 
     def _mend_last_checkpoint(self, runner: Runner) -> None:
         marker = Path(runner.work_dir) / 'last_checkpoint'
@@ -89,28 +98,15 @@ class AtomicCheckpointHook(CheckpointHook):
 
     @contextmanager
     def _removals_last(self) -> Iterator[None]:
-        backend = self.file_backend
-        self.file_backend = later = _RemovesLater(backend)
+        backend, removed = self.file_backend, []
+        self.file_backend = copy(backend)
+        self.file_backend.remove = removed.append
         try:
             yield
         finally:
             self.file_backend = backend
         best = getattr(self, 'best_ckpt_path_dict', {}).values()
         saved = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
-        for path in later.removed:
+        for path in removed:
             if path not in saved:  # the same epoch again, after a resume
                 backend.remove(path)
-
-
-class _RemovesLater:
-    """A file backend that notes what to remove and removes nothing."""
-
-    def __init__(self, backend: Any) -> None:
-        self.backend = backend
-        self.removed: list[str] = []
-
-    def remove(self, filepath: str) -> None:
-        self.removed.append(filepath)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)

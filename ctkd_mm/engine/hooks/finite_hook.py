@@ -31,7 +31,8 @@ class FiniteHook(Hook):
     unscaling and clipping, with one wait for the device (two for a fused optimizer
     under loss scaling). All processes stop together, at what any of them finds. What
     float16 loss scaling drops by itself stays its business, unless the loss is not
-    finite or the gradient overflows even at a scale of 1. No checkpoint with other than
+    finite or the gradient overflows even at a scale of 1, to which a fixed
+    ``loss_scale`` never falls. No checkpoint with other than
     finite values is saved, but for buffers that began infinite. Losses are those that
     the model returns in MMEngine's mode 'loss'.
 
@@ -114,11 +115,8 @@ class FiniteHook(Hook):
     def _before_step(self, runner: Runner, optimizer: Any, *_: Any) -> None:
         # A fused optimizer under loss scaling drops the step itself, inside.
         found_inf = getattr(optimizer, 'found_inf', None)
-        if found_inf is None:
-            groups = optimizer.param_groups
-            self._check(runner, [p for group in groups for p in group['params']])
-        else:
-            self._check(runner, [])
+        groups = optimizer.param_groups if found_inf is None else ()
+        self._check(runner, [p for group in groups for p in group['params']])
         if not found_inf:
             self.stepped.append(optimizer)
 
@@ -164,10 +162,8 @@ def _state(temperature: Temperature) -> str:
 
 def _overflows(optim_wrapper: Any) -> bool:
     """Whether loss scaling has dropped a step that only a bad gradient explains."""
-    scaler = getattr(optim_wrapper, 'loss_scaler', None)
-    return (
-        scaler is not None and optim_wrapper.should_update() and scaler.get_scale() < 1
-    )
+    scaled = hasattr(optim_wrapper, 'loss_scaler') and optim_wrapper.should_update()
+    return scaled and optim_wrapper.loss_scaler.get_scale() < 1
 
 
 def _mean(value: Tensor | list[Tensor]) -> Tensor:

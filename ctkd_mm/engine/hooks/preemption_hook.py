@@ -14,12 +14,11 @@ from mmengine import dist
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ctkd_mm.engine.hooks.atomic_checkpoint_hook import PREEMPTED
-from ctkd_mm.engine.launch import leave_group, starting_gloo
+from ctkd_mm.engine.hooks.atomic_checkpoint_hook import PREEMPTED, AtomicCheckpointHook
+from ctkd_mm.engine.launch import join_gloo, leave_group
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.files import ATOMIC, write_atomically
 from ctkd_mm.utils.model import optim_wrappers
-from ctkd_mm.utils.weights import move_to_host
 
 # EX_TEMPFAIL of sysexits.h: saved, run me again with --resume.
 EXIT_CODE = 75
@@ -67,8 +66,9 @@ class PreemptionHook(Hook):
         if threading.current_thread() is threading.main_thread():
             self._listen()
         if dist.is_distributed():
-            with starting_gloo():
-                self._group = torch.distributed.new_group(backend='gloo')
+            self._group = join_gloo(torch.distributed.new_group)
+            # Beside NCCL nobody else does, and the exit code would be another.
+            atexit.register(leave_group, self._group)
         self._training = True
         left = runner.message_hub.pop_info(_VALIDATION_LEFT, False)
         if left and runner.val_loop is not None:
@@ -100,14 +100,12 @@ class PreemptionHook(Hook):
         runner.message_hub.update_info(_VALIDATION_LEFT, True)
         self._save_and_exit(runner, runner.iter)
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Move what other hooks have added to the host."""
-        move_to_host(checkpoint)
+    # Beside MMEngine's CheckpointHook nobody else does.
+    before_save_checkpoint = AtomicCheckpointHook.before_save_checkpoint
 
     def after_train(self, runner: Runner) -> None:
         """Listen no longer."""
         self._training = False
-        self._leave_group()
         if self._handlers:
             # In this order a signal that came meanwhile is spent on our handler.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -130,18 +128,9 @@ class PreemptionHook(Hook):
 
     def _agree(self) -> bool:
         pending = not signal.sigpending().isdisjoint(SIGNALS)
-        requested = self.requested or pending
-        if not dist.is_distributed():
-            return requested
-        request = torch.tensor(int(requested))
+        request = torch.tensor(int(self.requested or pending))
         dist.all_reduce(request, 'max', self._group)
         return bool(request)
-
-    def _leave_group(self) -> None:
-        # Beside NCCL nobody else does, and the exit code would be another.
-        if self._group is not None:
-            group, self._group = self._group, None
-            leave_group(group)
 
     def _save_and_exit(self, runner: Runner, iteration: int) -> None:
         path = Path(runner.work_dir, PREEMPTED)
@@ -158,7 +147,6 @@ class PreemptionHook(Hook):
             )
         # A launcher ends all when the first has exited: not before the save.
         dist.barrier(self._group)
-        self._leave_group()
         for signum in self._handlers:
             signal.signal(signum, signal.SIG_IGN)
         raise SystemExit(EXIT_CODE)

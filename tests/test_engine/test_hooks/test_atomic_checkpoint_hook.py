@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tensors import OnDevice
 from helpers.toy_run import toy_runner
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -88,6 +87,38 @@ def test_the_old_goes_only_when_the_new_is_there(tmp_path):
     assert recording.seen == [[], ['epoch_1.pth'], ['epoch_2.pth']]
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_3.pth']
     assert find_latest_checkpoint(runner.work_dir).endswith('/epoch_3.pth')
+
+
+class OnDevice(torch.Tensor):
+    """A tensor that says of itself that it is on a GPU, until it is moved."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device('cuda:0')
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_every_tensor_of_a_checkpoint_moves_to_the_host():
+    value = torch.ones(1).as_subclass(OnDevice)
+    weights = torch.nn.Linear(1, 1).state_dict()
+    weights['weight'] = value
+    checkpoint = dict(
+        state_dict=weights,
+        optimizer=dict(state={0: [value]}),
+        step=value,
+        meta=dict(a=1),
+    )
+    AtomicCheckpointHook().before_save_checkpoint(None, checkpoint)
+    moved = [
+        checkpoint['state_dict']['weight'],
+        checkpoint['optimizer']['state'][0][0],
+        checkpoint['step'],
+    ]
+    assert [tensor.device.type for tensor in moved] == ['cpu'] * 3
+    assert checkpoint['state_dict']._metadata == weights._metadata
+    assert checkpoint['meta'] == dict(a=1)
 
 
 class Adding(Hook):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import torch
 from helpers.toy_run import At, program, toy_runner, two_programs
 
 from ctkd_mm.engine.hooks.preemption_hook import EXIT_CODE, SIGNALS
+from ctkd_mm.engine.launch import leave_group
 
 ITERATIONS = 16  # 2 epochs of 8
 ACCUMULATE = dict(optimizer=dict(type='Adam', lr=0.1), accumulative_counts=4)
@@ -162,15 +164,21 @@ def test_a_signal_after_the_last_iteration_lets_the_run_finish(tmp_path):
 
 
 @pytest.mark.start
-@pytest.mark.parametrize('iteration', [None, 3])
-def test_no_gloo_group_of_its_own_is_left(tmp_path, one_process_group, iteration):
-    # Beside NCCL nobody destroys it, and its threads can change the exit code.
-    before = set(torch.distributed.distributed_c10d._world.pg_map)
-    if iteration:
-        stop(tmp_path / 'run', told('train', iteration))
-    else:
-        toy_runner(tmp_path / 'run').train()
-    assert set(torch.distributed.distributed_c10d._world.pg_map) == before
+def test_its_gloo_group_is_left_at_exit(tmp_path, one_process_group, monkeypatch):
+    # Beside NCCL nobody else leaves it, and its threads can change the exit code.
+    at_exit, groups = [], torch.distributed.distributed_c10d._world.pg_map
+    before = set(groups)
+    monkeypatch.setattr(atexit, 'register', lambda *call: at_exit.append(call))
+    stop(tmp_path / 'run', told('train', 3))
+    assert len(groups) == len(before) + 1
+    for function, *args in reversed(at_exit):
+        if function is leave_group:
+            function(*args)
+    assert set(groups) == before
+
+
+def test_leaving_a_group_that_is_gone_does_nothing():
+    leave_group()
 
 
 @pytest.mark.start
