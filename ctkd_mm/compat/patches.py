@@ -117,11 +117,10 @@ def _restrict_mmengine_loaders() -> None:
     def load_checkpoint(filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return load(filename, *args, **kwargs)
-        except OSError:  # no such file or address
-            raise
         except Exception as error:  # damaged files fail in any way
-            if isinstance(error, KeyError) and '://' in filename:
-                raise  # no such name in a model zoo
+            unlisted = isinstance(error, KeyError) and '://' in filename
+            if unlisted or isinstance(error, OSError):
+                raise  # no such name in a model zoo; no such file or address
             raise pickle.UnpicklingError(_refusal(filename, error)) from error
 
     CheckpointLoader.load_checkpoint = staticmethod(load_checkpoint)

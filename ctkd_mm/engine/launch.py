@@ -9,10 +9,8 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -40,6 +38,7 @@ def adapt_to_host(tool: Path) -> Namespace:
     Raises:
         KeyError, ValueError: If a variable that the launcher sets is not in the
             environment, as when the tool was not started by it.
+        RuntimeError: If gloo does not start, with its own words.
 
     Source: :func:`mmengine.dist.init_dist`, :meth:`mmengine.runner.Runner.wrap_model`.
     """
@@ -65,40 +64,17 @@ def adapt_to_host(tool: Path) -> Namespace:
     return args
 
 
-def leave_group(group: Any = None) -> None:
-    """Leave a process group of gloo before the process ends.
+def leave_group() -> None:
+    """Leave the process group of gloo at the end of a process.
 
     Gloo's threads drop the last tensors some time after a collective is over, for which
     they need the interpreter. If it is gone by then, the process aborts with another
     exit code than its own.
 
-    Args:
-        group: The group; None for all. Nothing happens if all are destroyed already.
-
     Source: https://github.com/pytorch/pytorch/issues/190489.
     """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group(group)
-        time.sleep(0.2)
-
-
-def join_gloo(join: Callable, **kwargs: Any) -> Any:
-    """Start gloo; with an error say which setting its network depends on.
-
-    Args:
-        join: ``init_process_group`` or ``new_group``.
-        **kwargs: Its arguments.
-
-    Raises:
-        RuntimeError: With gloo's own words.
-    """
-    try:
-        return join(backend='gloo', **kwargs)
-    except RuntimeError as error:
-        raise RuntimeError(
-            f'gloo did not start: {error}. If it is the network, set the environment '
-            'variable GLOO_SOCKET_IFNAME to the interface between the hosts, as eth0'
-        ) from error
+    torch.distributed.destroy_process_group()
+    time.sleep(0.2)
 
 
 def _slurm_port() -> int:
@@ -117,14 +93,19 @@ def _init_gloo(launcher: str, config: Config) -> None:
             env['MASTER_ADDR'] = subprocess.check_output(hosts, text=True).split()[0]
     dist_cfg = config.get('env_cfg', {}).get('dist_cfg', {})
     timeout = timedelta(seconds=dist_cfg.get('timeout', 1800))
-    join_gloo(torch.distributed.init_process_group, timeout=timeout)
+    try:
+        torch.distributed.init_process_group('gloo', timeout=timeout)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f'gloo did not start: {error}. If it is the network, set the environment '
+            'variable GLOO_SOCKET_IFNAME to the interface between the hosts, as eth0'
+        ) from error
     atexit.register(leave_group)
 
 
 def _wrapper_options(config: Config) -> list[str]:
     options = {'device_ids': None}
     if not config.get('model_wrapper_cfg'):  # what MMEngine does without one
-        options['broadcast_buffers'] = False
         unused = config.get('find_unused_parameters', False)
-        options['find_unused_parameters'] = unused
+        options.update(broadcast_buffers=False, find_unused_parameters=unused)
     return [f'model_wrapper_cfg.{key}={value}' for key, value in options.items()]

@@ -79,8 +79,7 @@ class FiniteHook(Hook):
 
     def after_train_iter(self, runner: Runner, **_: Any) -> None:
         """Check the losses where no step was taken: accumulation, loss scaling."""
-        wrappers = optim_wrappers(runner)
-        dropped = [w for w in wrappers if w.optimizer not in self.stepped]
+        dropped = [w for w in optim_wrappers(runner) if w.optimizer not in self.stepped]
         if dropped:
             self._check(runner, [], any(map(_overflows, dropped)))
         self.losses.clear()  # they would hold device memory until the next step
@@ -124,11 +123,8 @@ class FiniteHook(Hook):
         self, runner: Runner, parameters: list[Tensor], overflows: bool = False
     ) -> None:
         """Stop the run if a loss, a tau or a gradient is not finite."""
-        used = {
-            name: module
-            for name, module in self.temperatures.items()
-            if module.tau is not None and module.tau.numel()
-        }
+        found = self.temperatures.items()
+        used = {k: m for k, m in found if m.tau is not None and m.tau.numel()}
         values = dict(self.losses)
         if values:  # else tau is that of another step
             values.update({f'tau of {k}': m.tau.mean() for k, m in used.items()})
