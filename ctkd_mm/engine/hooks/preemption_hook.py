@@ -122,7 +122,10 @@ class PreemptionHook(Hook):
 
     def _agree(self) -> bool:
         pending = not signal.sigpending().isdisjoint(SIGNALS)
-        request = torch.tensor(int(self.requested or pending))
+        requested = self.requested or pending
+        if not dist.is_distributed():
+            return requested
+        request = torch.tensor(int(requested))
         # In the training's own group. Beside NCCL, one of gloo would need hosts that
         # find each other's names, and its threads can change the exit code.
         dist.all_reduce(request, 'max')
@@ -148,10 +151,11 @@ class PreemptionHook(Hook):
 
 def _is_common(runner: Runner, batch_idx: int) -> bool:
     """Whether every process validates a batch of this number: all must be asked."""
+    if not dist.is_distributed():
+        return True
     loader = runner.val_dataloader
     samples = len(loader.dataset) // dist.get_world_size()
-    common = samples // loader.batch_sampler.batch_size
-    return batch_idx < common or not dist.is_distributed()
+    return batch_idx < samples // loader.batch_sampler.batch_size
 
 
 def _validates_next(runner: Runner) -> bool:
