@@ -38,7 +38,8 @@ def adapt_to_host(tool: Path) -> Namespace:
     Raises:
         KeyError, ValueError: If a variable that the launcher sets is not in the
             environment, as when the tool was not started by it.
-        RuntimeError: If gloo does not start, with its own words.
+        RuntimeError: If gloo finds no address of this host: the environment variable
+            GLOO_SOCKET_IFNAME names the network's interface.
 
     Source: :func:`mmengine.dist.init_dist`, :meth:`mmengine.runner.Runner.wrap_model`.
     """
@@ -93,13 +94,7 @@ def _init_gloo(launcher: str, config: Config) -> None:
             env['MASTER_ADDR'] = subprocess.check_output(hosts, text=True).split()[0]
     dist_cfg = config.get('env_cfg', {}).get('dist_cfg', {})
     timeout = timedelta(seconds=dist_cfg.get('timeout', 1800))
-    try:
-        torch.distributed.init_process_group('gloo', timeout=timeout)
-    except RuntimeError as error:
-        raise RuntimeError(
-            f'gloo did not start: {error}. If it is the network, set the environment '
-            'variable GLOO_SOCKET_IFNAME to the interface between the hosts, as eth0'
-        ) from error
+    torch.distributed.init_process_group('gloo', timeout=timeout)
     atexit.register(leave_group)
 
 

@@ -117,13 +117,6 @@ def test_a_launcher_variable_that_is_missing_is_named(adapted, monkeypatch):
         adapted('', '--launcher', 'pytorch')
 
 
-@cpu_only
-def test_a_gloo_that_does_not_start_names_the_interface_to_set(adapted, monkeypatch):
-    monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'none_such')
-    with pytest.raises(RuntimeError, match='none_such.*set the environment variable'):
-        adapted('', '--launcher', 'pytorch')
-
-
 @pytest.fixture
 def slurm_port(adapted, monkeypatch):
     """The port of a step of a job, as the one task of that step."""
