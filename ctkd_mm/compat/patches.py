@@ -62,10 +62,10 @@ def _refuse_ours(cls: type, name: str, parts: Callable) -> None:
 
     @wraps(method)
     def refuse(*args: Any, **kwargs: Any) -> Any:
-        for part in map(type, parts(*args, **kwargs)):
-            if part.__module__.startswith('ctkd_mm.'):
+        for kind in (k for part in parts(*args, **kwargs) for k in type(part).__mro__):
+            if kind.__module__.startswith('ctkd_mm.'):
                 raise NotImplementedError(
-                    f'{cls.__name__} does not support ctkd_mm.{part.__name__}: train '
+                    f'{cls.__name__} does not support ctkd_mm.{kind.__name__}: train '
                     'with Runner and DDP (no runner_type, strategy, model_wrapper_cfg)'
                 )
         return method(*args, **kwargs)

@@ -11,6 +11,7 @@ from helpers.toy_run import At, Line, Mean, Points
 from mmengine.model import MMFullyShardedDataParallel
 from mmengine.runner import FlexibleRunner
 
+from ctkd_mm.engine.hooks.history_hook import HistoryHook
 from ctkd_mm.models.temperatures.fixed import ConstantTemperature
 
 
@@ -55,6 +56,16 @@ def test_flexible_runner_refuses_a_model_of_ours_without_a_hook(tmp_path):
     model = Distilled(ConstantTemperature(2))  # ours is deep in it
     with pytest.raises(NotImplementedError, match='FlexibleRunner .*ctkd_mm.CTKDLoss'):
         flexible_runner(tmp_path, model=model).train()
+
+
+class Extended(HistoryHook):
+    """A user's own."""
+
+
+@pytest.mark.start
+def test_flexible_runner_refuses_what_extends_ours(tmp_path):
+    with pytest.raises(NotImplementedError, match='ctkd_mm.HistoryHook'):
+        flexible_runner(tmp_path, Extended()).train()
 
 
 @pytest.mark.start
