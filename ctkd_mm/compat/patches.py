@@ -2,7 +2,8 @@
 
 torch >= 2.6 refuses the checkpoints that MMEngine writes. So the few types in them are
 allowed, and every load of MMEngine, from files and URLs, keeps to that list. Without
-torchvision, MMEngine still finds the weights that ``torchvision://`` names.
+torchvision, MMEngine still finds the weights that ``torchvision://`` names. What would
+run our hooks and models by other rules refuses them.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,6 +32,7 @@ def apply() -> None:
     stack.require('mmengine')
     imports.apply()
     _switch_off_hooks_of_none()
+    _refuse_sharding()
     if importlib.util.find_spec('torchvision') is None:
         _find_torchvision_urls()
     # Before 2.6 torch restricts nothing by default, so there is nothing to allow.
@@ -51,6 +54,39 @@ def _switch_off_hooks_of_none() -> None:
     Runner.register_default_hooks = lambda runner, hooks=None: register(
         runner, {k: Hook() if v is None else v for k, v in (hooks or {}).items()}
     )
+
+
+def _refuse_sharding() -> None:
+    """Refuse ours under FlexibleRunner (FSDP, DeepSpeed, ColossalAI) and under FSDP.
+
+    They move weights one by one, without the teacher, which is no submodule; a rank has
+    but a part of them; their optimizers have not what the hooks need; and
+    FlexibleRunner stores another epoch and iteration than it is given.
+    """
+    from mmengine.model import MMFullyShardedDataParallel as FSDP
+    from mmengine.runner import FlexibleRunner
+
+    # The first that FlexibleRunner does with a model that is built, in any mode.
+    _refuse_ours(FlexibleRunner, 'load_or_resume', lambda self: self.hooks)
+    _refuse_ours(FlexibleRunner, 'load_or_resume', lambda self: self.model.modules())
+    _refuse_ours(FSDP, '__init__', lambda self, module, *_, **__: module.modules())
+
+
+def _refuse_ours(cls: type, name: str, parts: Callable) -> None:
+    """Make a method refuse to run with hooks or modules of ours among ``parts``."""
+    method = getattr(cls, name)
+
+    @wraps(method)
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        for kind in (k for part in parts(*args, **kwargs) for k in type(part).__mro__):
+            if kind.__module__.startswith('ctkd_mm.'):
+                raise NotImplementedError(
+                    f'{cls.__name__} does not support ctkd_mm.{kind.__name__}: train '
+                    'with Runner and DDP (no runner_type, strategy, model_wrapper_cfg)'
+                )
+        return method(*args, **kwargs)
+
+    setattr(cls, name, refuse)
 
 
 def _find_torchvision_urls() -> None:
@@ -97,11 +133,10 @@ def _restrict_mmengine_loaders() -> None:
     def load_checkpoint(filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return load(filename, *args, **kwargs)
-        except OSError:  # no such file or address
-            raise
         except Exception as error:  # damaged files fail in any way
-            if isinstance(error, KeyError) and '://' in filename:
-                raise  # no such name in a model zoo
+            unlisted = isinstance(error, KeyError) and '://' in filename
+            if unlisted or isinstance(error, OSError):
+                raise  # no such name in a model zoo; no such file or address
             raise pickle.UnpicklingError(_refusal(filename, error)) from error
 
     CheckpointLoader.load_checkpoint = staticmethod(load_checkpoint)

@@ -38,6 +38,8 @@ def adapt_to_host(tool: Path) -> Namespace:
     Raises:
         KeyError, ValueError: If a variable that the launcher sets is not in the
             environment, as when the tool was not started by it.
+        RuntimeError: If gloo finds no address of this host: the environment variable
+            GLOO_SOCKET_IFNAME names the network's interface.
 
     Source: :func:`mmengine.dist.init_dist`, :meth:`mmengine.runner.Runner.wrap_model`.
     """
@@ -69,6 +71,8 @@ def leave_group() -> None:
     Gloo's threads drop the last tensors some time after a collective is over, for which
     they need the interpreter. If it is gone by then, the process aborts with another
     exit code than its own.
+
+    Source: https://github.com/pytorch/pytorch/issues/190489.
     """
     torch.distributed.destroy_process_group()
     time.sleep(0.2)
@@ -97,7 +101,6 @@ def _init_gloo(launcher: str, config: Config) -> None:
 def _wrapper_options(config: Config) -> list[str]:
     options = {'device_ids': None}
     if not config.get('model_wrapper_cfg'):  # what MMEngine does without one
-        options['broadcast_buffers'] = False
         unused = config.get('find_unused_parameters', False)
-        options['find_unused_parameters'] = unused
+        options.update(broadcast_buffers=False, find_unused_parameters=unused)
     return [f'model_wrapper_cfg.{key}={value}' for key, value in options.items()]

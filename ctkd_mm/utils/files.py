@@ -34,8 +34,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             os.fsync(file.fileno())
         new.replace(path)
     except OSError:
-        if new.exists():
-            new.unlink()
+        new.unlink(missing_ok=True)
         raise
 
 

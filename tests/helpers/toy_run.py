@@ -1,15 +1,20 @@
 """A training that takes no time, with real hooks and loops; also a program.
 
-Usage: toy_run.py WORK_DIR [wait|crash=ITERATION] [workers=N] [rank=RANK] [--resume]
+Usage: toy_run.py WORK_DIR [wait|crash|inf=ITERATION] [workers=N] [rank=RANK]
+           [accumulate=N] [--resume]
 
 The environment says which of how many processes this is, as for torchrun. ``wait``
-makes the file WORK_DIR/ready in that iteration and goes on a second later.
+makes the file WORK_DIR/ready in that iteration and goes on a second later; ``inf`` adds
+infinity to the loss of the iteration after it, whose gradient stays as it was.
 """
 
 from __future__ import annotations
 
 import atexit
+import math
 import os
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,6 +30,8 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import Dataset
+
+OPTIMIZER = dict(optimizer=dict(type='Adam', lr=0.1))
 
 
 class Points(Dataset):
@@ -46,12 +53,13 @@ class Line(BaseModel):
         self.norm = torch.nn.BatchNorm1d(4)
         self.noise = torch.nn.Dropout(0.2)
         self.line = torch.nn.Linear(4, 1)
+        self.offset = 0.0  # of the loss
 
     def forward(self, inputs: Tensor, target: Tensor, mode: str) -> Any:
         value = self.line(self.noise(self.norm(inputs)))[:, 0]
-        return (
-            dict(loss=(value - target).square().mean()) if mode == 'loss' else [value]
-        )
+        if mode != 'loss':
+            return [value]
+        return dict(loss=(value - target).square().mean() + self.offset)
 
 
 class Mean(BaseMetric):
@@ -112,7 +120,7 @@ def toy_runner(
         train_cfg=dict(type='ctkd_mm.ResumableEpochBasedTrainLoop', max_epochs=2),
         val_cfg=dict(type='ValLoop'),
         val_evaluator=dict(type=Mean),
-        optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.1)),
+        optim_wrapper=OPTIMIZER,
         param_scheduler=[
             dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=10),
             dict(type='ExponentialLR', gamma=0.5),
@@ -137,6 +145,27 @@ def crash() -> None:
     raise RuntimeError('crashed on purpose')
 
 
+def program(work_dir: Path, *words: str, **env: str) -> subprocess.Popen:
+    """Start this module as a program."""
+    return subprocess.Popen(
+        [sys.executable, __file__, str(work_dir), *words],
+        env={**os.environ, 'OMP_NUM_THREADS': '1', **env},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def two_programs(work_dir: Path, *words: str) -> list[subprocess.Popen]:
+    """Start it as the two processes of one training."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    address = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE='2')
+    return [program(work_dir, *words, RANK=r, LOCAL_RANK=r, **address) for r in '01']
+
+
 if __name__ == '__main__':
     from ctkd_mm.engine.launch import leave_group
 
@@ -153,10 +182,24 @@ if __name__ == '__main__':
         Path(folder, 'ready').touch()
         time.sleep(1)
 
+    def spoil() -> None:
+        """Make the next losses infinite."""
+        runner.model.module.offset = math.inf
+
     hooks = [
         At('train', int(options[name]), action)
-        for name, action in (('wait', wait), ('crash', crash))
+        for name, action in (('wait', wait), ('crash', crash), ('inf', spoil))
         if name in options and get_rank() == int(options.get('rank', 0))
     ]
-    resume = '--resume' in words
-    toy_runner(folder, hooks, workers, resume=resume, launcher=launcher).train()
+    if 'inf' in options:
+        hooks.append(dict(type='ctkd_mm.FiniteHook'))
+    counts = int(options.get('accumulate', 1))
+    runner = toy_runner(
+        folder,
+        hooks,
+        workers,
+        resume='--resume' in words,
+        launcher=launcher,
+        optim_wrapper=dict(OPTIMIZER, accumulative_counts=counts),
+    )
+    runner.train()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
+from mmengine.utils import apply_to
 
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.files import ATOMIC, write_atomically
@@ -27,8 +30,8 @@ class AtomicCheckpointHook(CheckpointHook):
     A checkpoint appears under its name only when all of it is on the disk; what
     ``max_keep_ckpts`` and ``save_best`` replace is removed only then (MMEngine removes
     it first); and before a run, a ``last_checkpoint`` that a kill left empty, or that
-    names a missing file, is pointed to the newest checkpoint there is. The size of
-    every checkpoint is logged.
+    names a missing file, is pointed to the newest checkpoint there is. All tensors are
+    the host's, those of other hooks included. The size of every checkpoint is logged.
 
     Args: as MMEngine's ``CheckpointHook``. A remote ``out_dir`` or an own
     ``backend_args`` are used as they are; then only the order of removals is ours.
@@ -48,6 +51,17 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.is_local and is_main_process():
             self._mend_last_checkpoint(runner)
         barrier()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Move all to the host, which otherwise could not read it without a GPU.
+
+        MMEngine moves what it stores itself. ``EMAHook`` then puts its averages into
+        the weights, from where they are.
+        """
+        for key, part in checkpoint.items():
+            checkpoint[key] = apply_to(part, torch.is_tensor, lambda x: x.cpu())
+            if hasattr(part, '_metadata'):  # versions of modules, in a state dict
+                checkpoint[key]._metadata = part._metadata
 
     def _mend_last_checkpoint(self, runner: Runner) -> None:
         marker = Path(runner.work_dir) / 'last_checkpoint'
@@ -84,28 +98,15 @@ class AtomicCheckpointHook(CheckpointHook):
 
     @contextmanager
     def _removals_last(self) -> Iterator[None]:
-        backend = self.file_backend
-        self.file_backend = later = _RemovesLater(backend)
+        backend, removed = self.file_backend, []
+        self.file_backend = copy(backend)
+        self.file_backend.remove = removed.append
         try:
             yield
         finally:
             self.file_backend = backend
         best = getattr(self, 'best_ckpt_path_dict', {}).values()
         saved = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
-        for path in later.removed:
+        for path in removed:
             if path not in saved:  # the same epoch again, after a resume
                 backend.remove(path)
-
-
-class _RemovesLater:
-    """A file backend that notes what to remove and removes nothing."""
-
-    def __init__(self, backend: Any) -> None:
-        self.backend = backend
-        self.removed: list[str] = []
-
-    def remove(self, filepath: str) -> None:
-        self.removed.append(filepath)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
@@ -27,11 +28,13 @@ class FiniteHook(Hook):
     """Stops on a loss, gradient or temperature that is not finite, weights unharmed.
 
     Every optimizer step is checked just before it changes the weights, after
-    unscaling and clipping, with one wait for the device. What float16 loss scaling
-    drops by itself stays its business, unless the loss is not finite or the gradient
-    overflows even at a scale of 1. No checkpoint with other than finite values is
-    saved, but for buffers that began infinite. Losses are those that the model returns
-    in MMEngine's mode 'loss'.
+    unscaling and clipping, with one wait for the device (two for a fused optimizer
+    under loss scaling). All processes stop together, at what any of them finds. What
+    float16 loss scaling drops by itself stays its business, unless the loss is not
+    finite or the gradient overflows even at a scale of 1, to which a fixed
+    ``loss_scale`` never falls. No checkpoint with other than
+    finite values is saved, but for buffers that began infinite. Losses are those that
+    the model returns in MMEngine's mode 'loss'.
 
     Raises:
         FloatingPointError: During training, naming what is not finite, the
@@ -44,7 +47,7 @@ class FiniteHook(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self) -> None:
-        self.stepped = False
+        self.stepped: list[Any] = []
         self.infinite: set[str] = set()
         self.losses: dict[str, Tensor] = {}
         self.handles: list[Any] = []
@@ -71,13 +74,14 @@ class FiniteHook(Hook):
 
     def before_train_iter(self, runner: Runner, **_: Any) -> None:
         """Forget the last iteration."""
-        self.stepped = False
+        self.stepped.clear()
         self.losses.clear()
 
     def after_train_iter(self, runner: Runner, **_: Any) -> None:
         """Check the losses where no step was taken: accumulation, loss scaling."""
-        if not self.stepped:
-            self._check(runner, [], _overflows(runner.optim_wrapper))
+        dropped = [w for w in optim_wrappers(runner) if w.optimizer not in self.stepped]
+        if dropped:
+            self._check(runner, [], any(map(_overflows, dropped)))
         self.losses.clear()  # they would hold device memory until the next step
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -108,21 +112,19 @@ class FiniteHook(Hook):
     after_failure = after_train
 
     def _before_step(self, runner: Runner, optimizer: Any, *_: Any) -> None:
-        self.stepped = True
-        parameters = [p for group in optimizer.param_groups for p in group['params']]
         # A fused optimizer under loss scaling drops the step itself, inside.
-        fused = getattr(optimizer, 'found_inf', None) is not None
-        self._check(runner, [] if fused else parameters)
+        found_inf = getattr(optimizer, 'found_inf', None)
+        groups = optimizer.param_groups if found_inf is None else ()
+        self._check(runner, [p for group in groups for p in group['params']])
+        if not found_inf:
+            self.stepped.append(optimizer)
 
     def _check(
         self, runner: Runner, parameters: list[Tensor], overflows: bool = False
     ) -> None:
         """Stop the run if a loss, a tau or a gradient is not finite."""
-        used = {
-            name: module
-            for name, module in self.temperatures.items()
-            if module.tau is not None and module.tau.numel()
-        }
+        found = self.temperatures.items()
+        used = {k: m for k, m in found if m.tau is not None and m.tau.numel()}
         values = dict(self.losses)
         if values:  # else tau is that of another step
             values.update({f'tau of {k}': m.tau.mean() for k, m in used.items()})
@@ -130,12 +132,14 @@ class FiniteHook(Hook):
         norms = torch._foreach_norm(gradients) if gradients else []
         if not overflows and _all_finite([*values.values(), *norms]):
             return
-        found = [f'{k} = {v:g}' for k, v in values.items() if not v.isfinite()]
+        rank = f' on rank {dist.get_rank()}' if dist.is_distributed() else ''
+        found = [f'{k} = {v:g}{rank}' for k, v in values.items() if not v.isfinite()]
         bad = {id(g) for g in gradients if not g.isfinite().all()}
         model = unwrapped(runner)
         where = [name for name, p in model.named_parameters() if id(p.grad) in bad]
         if bad or overflows:
             found.append(f'gradient of {some(where) or "the scaled loss"}')
+        found = list(dict.fromkeys(sum(dist.all_gather_object(found), [])))
         # Or only a norm is infinite: the squares of large, finite entries.
         if found:
             curriculum = ''.join(f'; {k}: {_state(m)}' for k, m in used.items())
@@ -154,10 +158,8 @@ def _state(temperature: Temperature) -> str:
 
 def _overflows(optim_wrapper: Any) -> bool:
     """Whether loss scaling has dropped a step that only a bad gradient explains."""
-    scaler = getattr(optim_wrapper, 'loss_scaler', None)
-    return (
-        scaler is not None and optim_wrapper.should_update() and scaler.get_scale() < 1
-    )
+    scaled = hasattr(optim_wrapper, 'loss_scaler') and optim_wrapper.should_update()
+    return scaled and optim_wrapper.loss_scaler.get_scale() < 1
 
 
 def _mean(value: Tensor | list[Tensor]) -> Tensor:
@@ -167,10 +169,11 @@ def _mean(value: Tensor | list[Tensor]) -> Tensor:
 
 
 def _all_finite(scalars: list[Tensor]) -> bool:
-    """Ask the device once."""
-    if not scalars:
-        return True
-    return bool(torch.stack([scalar.float() for scalar in scalars]).isfinite().all())
+    """Ask the device once; the answer is that of all processes."""
+    values = torch.stack([s.float() for s in scalars]) if scalars else torch.ones(1)
+    finite = values.isfinite().all().int()
+    dist.all_reduce(finite, 'min')
+    return bool(finite)
 
 
 def _way_out(runner: Runner) -> str:

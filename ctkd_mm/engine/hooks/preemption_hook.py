@@ -14,7 +14,7 @@ from mmengine import dist
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ctkd_mm.engine.hooks.atomic_checkpoint_hook import PREEMPTED
+from ctkd_mm.engine.hooks.atomic_checkpoint_hook import PREEMPTED, AtomicCheckpointHook
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.files import ATOMIC, write_atomically
 from ctkd_mm.utils.model import optim_wrappers
@@ -29,8 +29,8 @@ _VALIDATION_LEFT = 'preempted_in_validation'
 class PreemptionHook(Hook):
     """On SIGTERM or SIGUSR1 saves at the next iteration and exits with code 75.
 
-    A signal to one process is enough: all agree after every iteration, over a gloo
-    group of their own, so no GPU is waited for. The checkpoint is
+    A signal to one process is enough: all agree after every iteration, where MMEngine
+    has just waited for the GPU to log the losses. The checkpoint is
     ``work_dir/preempted.pth``, written all or nothing as ``last_checkpoint`` is, so
     ``--resume`` finds it; it holds the state after that iteration, in the middle of an
     epoch too, from where
@@ -58,14 +58,11 @@ class PreemptionHook(Hook):
         self.requested = False
         self._training = False
         self._handlers: dict[int, Any] = {}
-        self._group: Any = None
 
     def before_train(self, runner: Runner) -> None:
         """Listen; then do the validation that the interrupted run left undone."""
         if threading.current_thread() is threading.main_thread():
             self._listen()
-        if dist.is_distributed():
-            self._group = torch.distributed.new_group(backend='gloo')
         self._training = True
         left = runner.message_hub.pop_info(_VALIDATION_LEFT, False)
         if left and runner.val_loop is not None:
@@ -97,6 +94,9 @@ class PreemptionHook(Hook):
         runner.message_hub.update_info(_VALIDATION_LEFT, True)
         self._save_and_exit(runner, runner.iter)
 
+    # Beside MMEngine's CheckpointHook nobody else does.
+    before_save_checkpoint = AtomicCheckpointHook.before_save_checkpoint
+
     def after_train(self, runner: Runner) -> None:
         """Listen no longer."""
         self._training = False
@@ -126,15 +126,15 @@ class PreemptionHook(Hook):
         if not dist.is_distributed():
             return requested
         request = torch.tensor(int(requested))
-        dist.all_reduce(request, 'max', self._group)
+        # In the training's own group. Beside NCCL, one of gloo would need hosts that
+        # find each other's names, and its threads can change the exit code.
+        dist.all_reduce(request, 'max')
         return bool(request)
 
     def _save_and_exit(self, runner: Runner, iteration: int) -> None:
         path = Path(runner.work_dir, PREEMPTED)
-        meta = dict(epoch=runner.epoch, iter=iteration)
-        runner.save_checkpoint(
-            runner.work_dir, PREEMPTED, meta=meta, backend_args=ATOMIC
-        )
+        save = dict(backend_args=ATOMIC, meta=dict(epoch=runner.epoch, iter=iteration))
+        runner.save_checkpoint(runner.work_dir, PREEMPTED, **save)
         if dist.is_main_process():
             write_atomically(path.with_name('last_checkpoint'), str(path).encode())
             size = path.stat().st_size / 1e6
@@ -143,7 +143,7 @@ class PreemptionHook(Hook):
                 f'iterations; exiting with code {EXIT_CODE}. --resume continues from it'
             )
         # A launcher ends all when the first has exited: not before the save.
-        dist.barrier(self._group)
+        dist.barrier()
         for signum in self._handlers:
             signal.signal(signum, signal.SIG_IGN)
         raise SystemExit(EXIT_CODE)

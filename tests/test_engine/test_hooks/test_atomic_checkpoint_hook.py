@@ -89,6 +89,59 @@ def test_the_old_goes_only_when_the_new_is_there(tmp_path):
     assert find_latest_checkpoint(runner.work_dir).endswith('/epoch_3.pth')
 
 
+class OnDevice(torch.Tensor):
+    """A tensor that says of itself that it is on a GPU, until it is moved."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device('cuda:0')
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_every_tensor_of_a_checkpoint_moves_to_the_host():
+    value = torch.ones(1).as_subclass(OnDevice)
+    weights = torch.nn.Linear(1, 1).state_dict()
+    weights['weight'] = value
+    checkpoint = dict(
+        state_dict=weights,
+        optimizer=dict(state={0: [value]}),
+        step=value,
+        meta=dict(a=1),
+    )
+    AtomicCheckpointHook().before_save_checkpoint(None, checkpoint)
+    moved = [
+        checkpoint['state_dict']['weight'],
+        checkpoint['optimizer']['state'][0][0],
+        checkpoint['step'],
+    ]
+    assert [tensor.device.type for tensor in moved] == ['cpu'] * 3
+    assert checkpoint['state_dict']._metadata == weights._metadata
+    assert checkpoint['meta'] == dict(a=1)
+
+
+class Adding(Hook):
+    """Adds a tensor to every checkpoint, as EMAHook does, where that tensor is."""
+
+    def before_save_checkpoint(self, runner, checkpoint) -> None:
+        checkpoint['added'] = dict(tensor=torch.ones(1).as_subclass(OnDevice))
+
+
+@pytest.mark.start
+@pytest.mark.parametrize(
+    'hooks',
+    [
+        dict(checkpoint=dict(type='ctkd_mm.AtomicCheckpointHook')),
+        dict(preemption=dict(type='ctkd_mm.PreemptionHook')),
+    ],
+)
+def test_what_other_hooks_add_is_saved_from_the_host(tmp_path, hooks):
+    toy_runner(tmp_path, (Adding(),), default_hooks=hooks).train()
+    saved = torch.load(find_latest_checkpoint(tmp_path), weights_only=False)
+    assert type(saved['added']['tensor']) is torch.Tensor
+
+
 @METRICS.register_module()
 class Scripted(BaseMetric):
     """0.1, then 0.3, then 0.2: the second epoch is the best one."""

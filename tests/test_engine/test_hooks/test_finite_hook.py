@@ -3,10 +3,12 @@ from __future__ import annotations
 import copy
 import math
 import re
+from inspect import signature
 
 import pytest
 import torch
 from helpers.logit_run import Distilled, Logits
+from helpers.toy_run import two_programs
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -200,6 +202,16 @@ SCALING = pytest.mark.skipif(
     not hasattr(torch.amp, 'GradScaler'), reason='no loss scaling on a CPU before 2.3'
 )
 
+FUSED = pytest.mark.skipif(
+    'fused' not in signature(torch.optim.SGD).parameters,
+    reason='no fused SGD before 2.4',
+)
+
+
+def sgd(fused: bool) -> dict:
+    options = dict(fused=True) if fused else {}
+    return dict(type='SGD', lr=1e-3, momentum=0.9, **options)
+
 
 def scaled(**loss_scale):
     return dict(type='ctkd_mm.CPUAmpOptimWrapper', loss_scale=loss_scale)
@@ -225,13 +237,25 @@ def test_loss_scaling_does_not_hide_a_bad_loss(tmp_path):
 
 
 @SCALING
-def test_loss_scaling_does_not_hide_a_gradient_that_stays_bad(tmp_path):
-    runner, watcher = build(
-        tmp_path, poison_gradient, range(17), **scaled(init_scale=8)
-    )
+@pytest.mark.parametrize('fused', [False, pytest.param(True, marks=FUSED)])
+def test_loss_scaling_does_not_hide_a_gradient_that_stays_bad(tmp_path, fused):
+    # A fused optimizer drops a step inside of it.
+    wrapper = scaled(init_scale=8) | dict(optimizer=sgd(fused))
+    runner, watcher = build(tmp_path, poison_gradient, range(17), **wrapper)
     # 8, 4, 2 and 1 overflow: no scale is to blame.
     assert 'not finite in iteration 4, epoch 1: gradient' in stopped(runner)
     assert torch.equal(runner.model.state_dict()[WEIGHT], watcher.states[0][WEIGHT])
+
+
+@pytest.mark.process
+@pytest.mark.parametrize('accumulate', [1, 4])
+def test_what_one_process_finds_stops_all_with_the_same_words(tmp_path, accumulate):
+    # With accumulation the iteration ends without a step.
+    words = ('inf=4', 'rank=1', f'accumulate={accumulate}')
+    for process in two_programs(tmp_path, *words):
+        output, _ = process.communicate(timeout=120)
+        assert 'not finite in iteration 5, epoch 1: loss = inf on rank 1. The' in output
+        assert process.returncode == 1
 
 
 def test_a_second_training_is_watched_once(tmp_path):

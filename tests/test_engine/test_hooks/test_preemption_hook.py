@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.toy_run import At, toy_runner
+from helpers.toy_run import At, program, toy_runner, two_programs
 
 from ctkd_mm.engine.hooks.preemption_hook import EXIT_CODE, SIGNALS
 
@@ -164,6 +162,15 @@ def test_a_signal_after_the_last_iteration_lets_the_run_finish(tmp_path):
 
 
 @pytest.mark.start
+def test_it_makes_no_process_group_of_its_own(tmp_path, one_process_group):
+    # Beside NCCL nobody would leave one of gloo, and its threads change exit codes.
+    groups = torch.distributed.distributed_c10d._world.pg_map
+    before = set(groups)
+    stop(tmp_path / 'run', told('train', 3))
+    assert set(groups) == before
+
+
+@pytest.mark.start
 def test_signals_outside_of_training_keep_their_meaning(tmp_path):
     seen = []
     signal.signal(signal.SIGTERM, lambda *_: seen.append('mine'))
@@ -179,18 +186,6 @@ def test_a_run_in_another_thread_trains_without_listening(tmp_path):
     thread.start()
     thread.join()
     assert final(tmp_path / 'run')['meta']['iter'] == ITERATIONS
-
-
-def program(work_dir: Path, *words: str, **env: str) -> subprocess.Popen:
-    script = str(Path(__file__).parents[2] / 'helpers' / 'toy_run.py')
-    return subprocess.Popen(
-        [sys.executable, script, str(work_dir), *words],
-        env={**os.environ, 'OMP_NUM_THREADS': '1', **env},
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def wait_for(file: Path, process: subprocess.Popen) -> None:
@@ -229,28 +224,17 @@ def test_a_crash_does_not_wait_for_workers_that_block_signals(tmp_path):
 
 @pytest.mark.process
 def test_a_signal_to_one_process_stops_both_at_the_same_iteration(tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = str(free.getsockname()[1])
-
-    def start(folder: str, *words: str) -> list:
-        address = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE='2')
-        return [
-            program(tmp_path / folder, *words, RANK=r, LOCAL_RANK=r, **address)
-            for r in '01'
-        ]
-
     def end(processes: list) -> list:
         outputs = [process.communicate(timeout=120)[0] for process in processes]
         print(*outputs)
         return [process.returncode for process in processes]
 
-    assert end(start('straight')) == [0, 0]
-    both = start('stopped', 'wait=5', 'rank=1')
+    assert end(two_programs(tmp_path / 'straight')) == [0, 0]
+    both = two_programs(tmp_path / 'stopped', 'wait=5', 'rank=1')
     wait_for(tmp_path / 'stopped' / 'ready', both[1])
     both[1].send_signal(signal.SIGUSR1)
     assert end(both) == [EXIT_CODE, EXIT_CODE]
     assert final(tmp_path / 'stopped')['meta']['iter'] == 5
-    assert end(start('stopped', '--resume')) == [0, 0]
+    assert end(two_programs(tmp_path / 'stopped', '--resume')) == [0, 0]
     a, b = (final(tmp_path / name)['state_dict'] for name in ('straight', 'stopped'))
     assert all(torch.equal(a[name], b[name]) for name in a)
