@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ctkd_mm.checks.data import SAMPLE, data_sets, first_transform, infos
 from ctkd_mm.engine.hooks.curriculum_hook import CurriculumHook
 from ctkd_mm.models.temperatures.gradient_reversal import GradientReversal
 from ctkd_mm.utils.model import has_loaded, unwrapped
@@ -41,14 +43,49 @@ def other_classes(runner: Runner) -> Iterator[str]:
     """
     from mmdet.engine.hooks import NumClassCheckHook
 
-    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
     # Of a classifier the hook would compare the data preprocessor too.
-    detects = any('bbox_head' in name for name, _ in runner.model.named_modules())
-    if detects and isinstance(metainfo, dict) and metainfo.get('classes'):
-        try:
-            NumClassCheckHook().before_train_epoch(runner)
-        except AssertionError as error:
-            yield f'train_dataloader.dataset.metainfo.classes: {error}'
+    if not any('bbox_head' in name for name, _ in runner.model.named_modules()):
+        return
+    for key, part in data_sets(dict(train_dataloader=runner.train_dataloader)):
+        if getattr(part, 'metainfo', {}).get('classes'):
+            # The hook takes a data set's metainfo for a dict; a wrapper's may be a list.
+            loader = SimpleNamespace(dataset=part)
+            shown = SimpleNamespace(model=runner.model, train_dataloader=loader)
+            try:
+                NumClassCheckHook().before_train_epoch(shown)
+            except AssertionError as error:
+                yield f'{key}.metainfo.classes: {error}'
+
+
+def no_targets(runner: Runner) -> Iterator[str]:
+    """Find masks that a student's RoI head or its pipeline needs and the data has not.
+
+    HTC's semantic head needs maps likewise. Else the first step ends in a KeyError or
+    an AttributeError.
+    """
+    from mmdet.datasets.transforms import LoadAnnotations
+
+    model = unwrapped(runner)
+    head = getattr(getattr(model, 'architecture', model), 'roi_head', None)
+    for key, part in data_sets(dict(train_dataloader=runner.train_dataloader)):
+        load = first_transform(part, LoadAnnotations)
+        for name, option in dict(
+            with_mask='with_mask', with_semantic='with_seg'
+        ).items():
+            if load and getattr(head, name, False) and not getattr(load, option):
+                yield (
+                    f'{key}.pipeline: LoadAnnotations has {option}=False, but the '
+                    f'student {name}=True: set {option}=True, or take another student'
+                )
+        if type(load) is LoadAnnotations and load.with_mask:
+            for info in infos(part, SAMPLE):
+                if not all('mask' in one for one in info['instances']):
+                    yield (
+                        f'{key}: objects of {info["img_path"]} have no "segmentation", '
+                        'which LoadAnnotations.with_mask=True reads: add it, or take a '
+                        'student without masks and with_mask=False'
+                    )
+                    break
 
 
 def no_curriculum(runner: Runner) -> Iterator[str]:

@@ -12,10 +12,12 @@ import os.path as osp
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from mmengine.fileio import get
 from mmengine.runner import Runner
+from PIL import Image
 
 from ctkd_mm.utils.config import walk
 from ctkd_mm.utils.messages import nearest, some
@@ -23,18 +25,20 @@ from ctkd_mm.utils.messages import nearest, some
 # Polygons are most of a COCO file, and no rule reads them.
 POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"{}]*\]')
 
+SAMPLE = 100  # images of a data set whose size on the disk is read
+ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 turn an image by 90 degrees
+
 
 def wrong_annotations(runner: Runner) -> Iterator[str]:
     """Find files whose entries hide each other, or whose labels are other classes."""
     from mmdet.datasets import CocoDataset
 
-    for name, loader in dataloaders(runner).items():
-        for key, part in parts(loader.dataset, f'{name}.dataset'):
-            load = getattr(type(part), 'load_data_list', None)
-            if load is CocoDataset.load_data_list:
-                file = read(part.ann_file, part.backend_args)
-                yield from (f'{key}: {part.ann_file}: {f}' for f in id_faults(file))
-                yield from label_faults(key, part, file)
+    for key, part in data_sets(dataloaders(runner)):
+        load = getattr(type(part), 'load_data_list', None)
+        if load is CocoDataset.load_data_list:
+            file = read(part.ann_file, part.backend_args)
+            yield from (f'{key}: {part.ann_file}: {f}' for f in id_faults(file))
+            yield from label_faults(key, part, file)
 
 
 def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
@@ -100,7 +104,8 @@ def id_faults(file: dict) -> Iterator[str]:
     Yields:
         A sentence for each kind of fault.
     """
-    for part, field in (('images', 'id'), ('categories', 'id'), ('categories', 'name')):
+    for place in ('images.id', 'annotations.id', 'categories.id', 'categories.name'):
+        part, field = place.split('.')
         values = Counter(entry[field] for entry in file[part])
         repeated = [repr(value) for value, count in values.items() if count > 1]
         if repeated:
@@ -118,36 +123,102 @@ def id_faults(file: dict) -> Iterator[str]:
             )
 
 
-def other_images(runner: Runner, split: str = 'val') -> Iterator[str]:
-    """Find an evaluator whose file lists other images than those that it is shown.
+def wrong_map(runner: Runner, split: str = 'val') -> Iterator[str]:
+    """Find metrics of COCO's whose file does not count what they are shown.
 
     Args:
         runner: The runner.
         split: ``val`` or ``test``.
 
     Yields:
-        A sentence for each metric of COCO's with another file.
+        A sentence for each fault of a file.
     """
     from mmdet.evaluation import CocoMetric
 
-    loop = getattr(runner, f'{split}_loop')
-    dataset = loop and loop.dataloader.dataset
-    if not hasattr(dataset, 'get_data_info'):
-        return
-    infos = map(dataset.get_data_info, range(len(dataset)))
-    shown = {(i.get('img_id'), osp.basename(i.get('img_path') or '')) for i in infos}
-    for metric in loop.evaluator.metrics:
+    loop, key = getattr(runner, f'{split}_loop'), f'{split}_evaluator.ann_file'
+    for i, metric in enumerate(loop.evaluator.metrics if loop else ()):
         coco = isinstance(metric, CocoMetric) and metric._coco_api
         if not coco or metric.format_only:
             continue
-        counted = {(i, osp.basename(v['file_name'])) for i, v in coco.imgs.items()}
-        if counted != shown:
+        ids = [annotation['id'] for annotation in coco.dataset['annotations']]
+        if len({*ids}) < len(ids) or not {0, '0'}.isdisjoint(ids):
             yield (
-                f'{split}_evaluator.ann_file has {len(counted)} images, '
-                f'{split}_dataloader.dataset {len(shown)}, {len(counted & shown)} of '
-                'them the same: the mAP would be wrong. Set both to one file; for a '
-                'part: tools/coco_subset.py'
+                f'{key}: "id" in "annotations" repeats or is 0, which stands for no '
+                "match in COCO's evaluation: the mAP would be wrong. Number them from 1"
             )
+        dataset = loop.dataloader.dataset
+        if hasattr(loop.evaluator, 'dataset_prefixes'):  # MultiDatasetsEvaluator
+            dataset = dataset.datasets[i]
+        counted = {(i, osp.basename(v['file_name'])) for i, v in coco.imgs.items()}
+        shown = {
+            (i.get('img_id'), osp.basename(i.get('img_path') or ''))
+            for i in infos(dataset)
+        }
+        if shown and counted != shown:
+            yield (
+                f'{key} has {len(counted)} images, {split}_dataloader.dataset '
+                f'{len(shown)}, {len(counted & shown)} of them the same: the mAP would '
+                'be wrong. Set both to one file; for a part: tools/coco_subset.py'
+            )
+
+
+def other_sizes(runner: Runner) -> Iterator[str]:
+    """Find images that are loaded in another size than their annotations have.
+
+    Headers tell which of a sample to load. Without a size, or a file on this disk, an
+    image is not looked at.
+
+    Args:
+        runner: The runner.
+
+    Yields:
+        A sentence for each data set with such an image.
+    """
+    from mmcv.transforms import LoadImageFromFile
+
+    for key, part in data_sets(dataloaders(runner)):
+        load = first_transform(part, LoadImageFromFile)
+        for info in infos(part, SAMPLE) if load else ():
+            told = info.get('width'), info.get('height')
+            if all(told) and _header_size(info['img_path']) not in (told, None):
+                height, width = load({**info})['ori_shape']
+                if (width, height) != told:
+                    yield (
+                        f'{key}: {info["img_path"]} is {width} x {height} pixels, its '
+                        f'annotations are for {told[0]} x {told[1]}: the boxes would '
+                        'be elsewhere. Correct the file; undo resizing or rotation '
+                        '(EXIF)'
+                    )
+                    break
+
+
+def _header_size(path: str) -> tuple | None:
+    """Read width and height; turned by EXIF gives none of them, unreadable None."""
+    with suppress(OSError), Image.open(path) as image:  # its reader tells
+        return () if image.getexif().get(ORIENTATION, 1) > 4 else image.size
+    return None
+
+
+def infos(dataset: Any, number: int = 0) -> Iterator[dict]:
+    """Describe images of a data set, evenly spaced.
+
+    Args:
+        dataset: A built data set; one without ``get_data_info`` tells nothing.
+        number: About how many, 0 for all.
+
+    Yields:
+        What ``get_data_info`` returns.
+    """
+    step = len(dataset) // number if number else 1
+    for index in range(0, len(dataset), step or 1):
+        if hasattr(dataset, 'get_data_info'):
+            yield dataset.get_data_info(index)
+
+
+def first_transform(dataset: Any, kind: type) -> Any:
+    """Return the first transform of a kind in a data set's pipeline, or None."""
+    pipeline = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    return next((t for t in pipeline if isinstance(t, kind)), None)
 
 
 def read(path: str, backend_args: dict | None = None) -> dict:
@@ -180,6 +251,19 @@ def parts(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield from parts(dataset.dataset, f'{key}.dataset')
     else:
         yield key, dataset
+
+
+def data_sets(loaders: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Find the data sets of data loaders; their wrappers' attributes may be others.
+
+    Args:
+        loaders: Data loaders, by their keys in the config.
+
+    Yields:
+        Key and data set, as :func:`parts` does.
+    """
+    for name, loader in loaders.items():
+        yield from parts(loader.dataset, f'{name}.dataset')
 
 
 def dataloaders(runner: Runner) -> dict[str, Any]:

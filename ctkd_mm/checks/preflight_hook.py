@@ -23,7 +23,9 @@ RULES = [
     ('a learnable temperature without lambda', config.no_curriculum, 'refuse'),
     ('annotations that hide each other, labels', data.wrong_annotations, 'refuse'),
     ('heads of other classes', config.other_classes, 'refuse'),
-    ('an mAP of other images', data.other_images, 'refuse'),
+    ('an mAP of other images or objects', data.wrong_map, 'refuse'),
+    ('images of another size', data.other_sizes, 'refuse'),
+    ('a head without its targets', config.no_targets, 'refuse'),
     ('a frozen random backbone', config.frozen_random_backbone, 'warn'),
 ]
 
@@ -49,7 +51,7 @@ class PreflightHook(Hook):
     Every training has to pass ``RULES``. In a distillation, teacher, data and a resumed
     checkpoint must have the same class names in the same order; each model's features
     must have the strides, and its logits the columns, that its head's config says
-    (``check_heads``); a resume needs the same teacher and loss. The teacher of
+    (``check_heads``); a resume needs the run's whole state, teacher and loss. The teacher of
     MMRazor's or MMDetection's own distillation is loaded again, strictly. The hash of
     the teacher's weights is logged and stored in every checkpoint.
 
@@ -100,17 +102,16 @@ class PreflightHook(Hook):
             runner.logger.info(f'preflight: {line}')
 
     def before_test(self, runner: Runner) -> None:
-        """Check that the evaluator reads the file of the test data."""
-        for fault in data.other_images(runner, 'test'):
+        """Check that the evaluator counts what the test data shows."""
+        for fault in data.wrong_map(runner, 'test'):
             raise ValueError(fault)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check that the weights fit, and that a resume has its teacher and loss."""
+        """Check that the weights fit, and that a resume has all that it continues."""
         start.check_weights(runner, checkpoint)
-        if resumes(runner):
-            meta = checkpoint.get('meta') or {}
-            start.check_resumed(runner, meta)
-            self.loaded = {'the resumed checkpoint': meta}
+        if resumes(runner) and trains(runner):
+            start.check_resumed(runner, checkpoint)
+            self.loaded = {'the resumed checkpoint': checkpoint['meta']}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note the loss and the teacher; the teacher's weights are not stored."""

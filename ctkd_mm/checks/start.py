@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 
 from ctkd_mm.utils.config import walk
-from ctkd_mm.utils.messages import some, warn
+from ctkd_mm.utils.messages import some
 from ctkd_mm.utils.model import load_from, resumes, teaching, trains, unwrapped
 from ctkd_mm.utils.weights import state_dict_of
 
@@ -26,24 +28,30 @@ def loss_settings(cfg: Config) -> dict[str, Any]:
     }
 
 
-def check_resumed(runner: Runner, meta: dict) -> None:
-    """Compare the losses and the teacher with those of the run that is resumed.
+def check_resumed(runner: Runner, checkpoint: dict) -> None:
+    """Compare a checkpoint's state, losses and teacher with those of the resumed run.
 
-    The checkpoint has tau's raw value, the config its range: with an option forgotten,
-    the same raw value would mean another tau.
+    What a checkpoint lacks, MMEngine would start anew. The checkpoint has tau's raw
+    value, the config its range: with an option forgotten, the same raw value would
+    mean another tau.
 
     Args:
         runner: The runner.
-        meta: The checkpoint's, with what :func:`note_run` wrote.
+        checkpoint: What was read; ``meta`` with what :func:`note_run` wrote.
 
     Raises:
-        ValueError: If a distillation loss, a temperature or the teacher differs.
+        ValueError: If a part of the state is missing, or if a distillation loss, a
+            temperature or the teacher differs.
     """
-    model = teaching(runner)
-    now = loss_settings(runner.cfg)
-    before = meta.get('distillation_loss', now)
-    if now and 'distillation_loss' not in meta:  # as PreflightHook notes it
-        warn('the checkpoint does not tell its distillation loss: it is not compared')
+    faults = list(_unlike(runner, checkpoint))
+    if faults:
+        raise ValueError(
+            f'{load_from(runner) or runner.work_dir} cannot be resumed: it has '
+            f'{some(faults)}. Resume an epoch_*.pth or iter_*.pth of this run (best_*.pth '
+            'are weights alone) with its options, or start a new run with load_from'
+        )
+    model, meta = teaching(runner), checkpoint['meta']
+    now, before = loss_settings(runner.cfg), meta.get('distillation_loss', {})
     changed = [
         f'{key}={now.get(key)!r}, was {before.get(key)!r}'
         for key in {**before, **now}
@@ -55,13 +63,38 @@ def check_resumed(runner: Runner, meta: dict) -> None:
             'options of the first start again, or start a new run with load_from'
         )
     teacher = meta.get('teacher')
-    if model and teacher and teacher['sha256'] != model.teacher_sha256:
+    if model and teacher['sha256'] != model.teacher_sha256:
         raise ValueError(
             f'the run was trained with the teacher {teacher["ckpt"]} (sha256 '
             f'{teacher["sha256"]}), now model.teacher_ckpt={model.teacher_ckpt!r} has '
             f'{model.teacher_sha256}. Resume with the same teacher, or start a new '
             'run with load_from'
         )
+
+
+def _unlike(runner: Runner, checkpoint: dict) -> Iterator[str]:
+    """Name the parts of a run's state that only one has; MMEngine says nothing."""
+    meta, optimizer = checkpoint.get('meta') or {}, checkpoint.get('optimizer') or {}
+    found = {*checkpoint, *meta, *optimizer}
+    own = dict(
+        param_schedulers=bool(runner.param_schedulers),
+        loss_scaler=hasattr(runner.optim_wrapper, 'loss_scaler'),
+        ema_state_dict=any(isinstance(hook, EMAHook) for hook in runner.hooks),
+        distillation_loss=bool(loss_settings(runner.cfg)),
+        teacher=teaching(runner) is not None,
+    )
+    needed = [
+        'optimizer',
+        *filter(own.get, own),
+        'message_hub',
+        'epoch',
+        'iter',
+        'seed',
+    ]
+    yield from (f'no {part}' for part in needed if part not in found)
+    for part in ('loss_scaler', 'ema_state_dict'):
+        if part in found and not own[part]:
+            yield f'{part}, the run has none'
 
 
 def note_run(runner: Runner, meta: dict) -> None:

@@ -9,6 +9,8 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Subset
 
+from ctkd_mm.checks.data import data_sets
+
 
 def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) -> str:
     """Compare the class names of checkpoints and data, and their order.
@@ -27,9 +29,8 @@ def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) ->
     for key, meta in metas.items():
         meta = meta.get('dataset_meta') or meta
         names[key] = meta.get('classes', meta.get('CLASSES'))
-    for key, loader in loaders.items():
-        data_meta = getattr(loader.dataset, 'metainfo', {})
-        names[f'{key}.dataset'] = data_meta.get('classes')
+    for key, part in data_sets(loaders):
+        names[key] = getattr(part, 'metainfo', {}).get('classes')
     known = {key: tuple(value) for key, value in names.items() if value}
     if not known:
         return 'no class names to compare'

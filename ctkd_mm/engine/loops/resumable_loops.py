@@ -58,7 +58,7 @@ class _ExactResume:
             raise
 
     def _check_resume(self, layout: dict) -> None:
-        before = self.runner.message_hub.get_info('train_data', layout)
+        before = self.runner.message_hub.get_info('train_data')
         if before != layout:
             raise ValueError(
                 f'cannot resume at iteration {self._iter}: the interrupted run had '
