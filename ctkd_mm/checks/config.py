@@ -9,10 +9,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ctkd_mm.checks.data import SAMPLE, data_sets, first_transform, infos
 from ctkd_mm.engine.hooks.curriculum_hook import CurriculumHook
 from ctkd_mm.models.temperatures.gradient_reversal import GradientReversal
-from ctkd_mm.utils.model import has_loaded, unwrapped
+from ctkd_mm.utils.model import data_sets, has_loaded, unwrapped
 
 # Settings of a method's config, and the places where they are read.
 READ_AT = dict(
@@ -44,48 +43,18 @@ def other_classes(runner: Runner) -> Iterator[str]:
     from mmdet.engine.hooks import NumClassCheckHook
 
     # Of a classifier the hook would compare the data preprocessor too.
-    if not any('bbox_head' in name for name, _ in runner.model.named_modules()):
-        return
-    for key, part in data_sets(dict(train_dataloader=runner.train_dataloader)):
-        if getattr(part, 'metainfo', {}).get('classes'):
-            # The hook takes a data set's metainfo for a dict; a wrapper's may be a list.
-            loader = SimpleNamespace(dataset=part)
-            shown = SimpleNamespace(model=runner.model, train_dataloader=loader)
+    detects = any('bbox_head' in name for name, _ in runner.model.named_modules())
+    for key, part in data_sets(runner):
+        if detects and getattr(part, 'metainfo', {}).get('classes'):
+            # The hook takes the metainfo of a wrapper for a dict; it may be a list.
+            view = SimpleNamespace(
+                model=runner.model, train_dataloader=SimpleNamespace()
+            )
+            view.train_dataloader.dataset = part
             try:
-                NumClassCheckHook().before_train_epoch(shown)
+                NumClassCheckHook().before_train_epoch(view)
             except AssertionError as error:
                 yield f'{key}.metainfo.classes: {error}'
-
-
-def no_targets(runner: Runner) -> Iterator[str]:
-    """Find masks that a student's RoI head or its pipeline needs and the data has not.
-
-    HTC's semantic head needs maps likewise. Else the first step ends in a KeyError or
-    an AttributeError.
-    """
-    from mmdet.datasets.transforms import LoadAnnotations
-
-    model = unwrapped(runner)
-    head = getattr(getattr(model, 'architecture', model), 'roi_head', None)
-    for key, part in data_sets(dict(train_dataloader=runner.train_dataloader)):
-        load = first_transform(part, LoadAnnotations)
-        for name, option in dict(
-            with_mask='with_mask', with_semantic='with_seg'
-        ).items():
-            if load and getattr(head, name, False) and not getattr(load, option):
-                yield (
-                    f'{key}.pipeline: LoadAnnotations has {option}=False, but the '
-                    f'student {name}=True: set {option}=True, or take another student'
-                )
-        if type(load) is LoadAnnotations and load.with_mask:
-            for info in infos(part, SAMPLE):
-                if not all('mask' in one for one in info['instances']):
-                    yield (
-                        f'{key}: objects of {info["img_path"]} have no "segmentation", '
-                        'which LoadAnnotations.with_mask=True reads: add it, or take a '
-                        'student without masks and with_mask=False'
-                    )
-                    break
 
 
 def no_curriculum(runner: Runner) -> Iterator[str]:
@@ -110,15 +79,14 @@ def frozen_random_backbone(runner: Runner) -> Iterator[str]:
     if any(map(_loads, (model, detector, *backbone.modules()))):
         return
     backbone.train()  # some freeze their weights in it alone
-    frozen = sum(not p.requires_grad for p in backbone.parameters())
-    norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
-    fixed = sum(not norm.training for norm in norms)
-    if frozen or fixed:
+    norms = (m for m in backbone.modules() if isinstance(m, _BatchNorm))
+    learns = [p.requires_grad for p in backbone.parameters()]
+    if not all(learns) or not all(norm.training for norm in norms):
         yield (
-            f'the backbone loads no weights, but {frozen} of its parameters and '
-            f'{fixed} of its {len(norms)} BatchNorm layers stay frozen. Set '
-            "init_cfg=dict(type='Pretrained', ...), or frozen_stages=-1, "
-            'norm_eval=False, norm_cfg.requires_grad=True'
+            f'the backbone loads no weights, but {learns.count(False)} of its '
+            'parameters or its BatchNorm stay frozen. Set init_cfg=dict(type='
+            "'Pretrained', ...), or frozen_stages=-1, norm_eval=False, "
+            'norm_cfg.requires_grad=True'
         )
 
 

@@ -12,28 +12,27 @@ import os.path as osp
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from itertools import takewhile
 from typing import Any
 
 from mmengine.fileio import get
 from mmengine.runner import Runner
-from PIL import Image
 
 from ctkd_mm.utils.config import walk
 from ctkd_mm.utils.messages import nearest, some
+from ctkd_mm.utils.model import data_sets, infos, unwrapped
 
 # Polygons are most of a COCO file, and no rule reads them.
 POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"{}]*\]')
 
-SAMPLE = 100  # images of a data set whose size on the disk is read
-ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 turn an image by 90 degrees
+SAMPLE = 16  # images of a data set that are loaded before a training
 
 
 def wrong_annotations(runner: Runner) -> Iterator[str]:
     """Find files whose entries hide each other, or whose labels are other classes."""
     from mmdet.datasets import CocoDataset
 
-    for key, part in data_sets(dataloaders(runner)):
+    for key, part in data_sets(runner):
         load = getattr(type(part), 'load_data_list', None)
         if load is CocoDataset.load_data_list:
             file = read(part.ann_file, part.backend_args)
@@ -50,7 +49,7 @@ def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
         file: Its annotations.
 
     Yields:
-        The first fault, if there is one.
+        A sentence for each fault.
     """
     classes = dataset.metainfo.get('classes') or ()
     in_file = [category['name'] for category in file['categories']]
@@ -68,14 +67,13 @@ def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
             f'names: {some(map(repr, in_file))}'
         )
     else:
-        numbered = [name for name in in_file if name in classes]
+        numbered = (name for name in in_file if name in classes)
         for want, found in zip(classes, numbered):
             if want != found:
                 yield (
-                    f'{key}.metainfo.classes has {want!r} where {dataset.ann_file} '
-                    f'has {found!r}: write the names in the order of the file'
+                    f'{key}.metainfo.classes has {want!r} where {dataset.ann_file} has '
+                    f'{found!r}: write the names in the order of the file'
                 )
-                return
 
 
 def emptied_data(cfg: dict) -> Iterator[str]:
@@ -146,14 +144,11 @@ def wrong_map(runner: Runner, split: str = 'val') -> Iterator[str]:
                 f'{key}: "id" in "annotations" repeats or is 0, which stands for no '
                 "match in COCO's evaluation: the mAP would be wrong. Number them from 1"
             )
-        dataset = loop.dataloader.dataset
+        part = loop.dataloader.dataset
         if hasattr(loop.evaluator, 'dataset_prefixes'):  # MultiDatasetsEvaluator
-            dataset = dataset.datasets[i]
+            part = part.datasets[i]
         counted = {(i, osp.basename(v['file_name'])) for i, v in coco.imgs.items()}
-        shown = {
-            (i.get('img_id'), osp.basename(i.get('img_path') or ''))
-            for i in infos(dataset)
-        }
+        shown = {(i.get('img_id'), osp.basename(i['img_path'])) for i in infos(part)}
         if shown and counted != shown:
             yield (
                 f'{key} has {len(counted)} images, {split}_dataloader.dataset '
@@ -162,63 +157,46 @@ def wrong_map(runner: Runner, split: str = 'val') -> Iterator[str]:
             )
 
 
-def other_sizes(runner: Runner) -> Iterator[str]:
-    """Find images that are loaded in another size than their annotations have.
+def wrong_samples(runner: Runner) -> Iterator[str]:
+    """Load a few images with their annotations, as the data sets do.
 
-    Headers tell which of a sample to load. Without a size, or a file on this disk, an
-    image is not looked at.
+    Boxes of an image that was resized, or is turned by its EXIF orientation, would be
+    elsewhere in it; a student's mask head without masks would fail in its first step.
 
     Args:
         runner: The runner.
 
     Yields:
-        A sentence for each data set with such an image.
+        A sentence for each image of another size than annotated, or without the masks
+        that the student needs.
+
+    Raises:
+        Exception: What the training's first epoch would have raised.
     """
-    from mmcv.transforms import LoadImageFromFile
+    from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 
-    for key, part in data_sets(dataloaders(runner)):
-        load = first_transform(part, LoadImageFromFile)
-        for info in infos(part, SAMPLE) if load else ():
-            told = info.get('width'), info.get('height')
-            if all(told) and _header_size(info['img_path']) not in (told, None):
-                height, width = load({**info})['ori_shape']
-                if (width, height) != told:
-                    yield (
-                        f'{key}: {info["img_path"]} is {width} x {height} pixels, its '
-                        f'annotations are for {told[0]} x {told[1]}: the boxes would '
-                        'be elsewhere. Correct the file; undo resizing or rotation '
-                        '(EXIF)'
-                    )
-                    break
-
-
-def _header_size(path: str) -> tuple | None:
-    """Read width and height; turned by EXIF gives none of them, unreadable None."""
-    with suppress(OSError), Image.open(path) as image:  # its reader tells
-        return () if image.getexif().get(ORIENTATION, 1) > 4 else image.size
-    return None
-
-
-def infos(dataset: Any, number: int = 0) -> Iterator[dict]:
-    """Describe images of a data set, evenly spaced.
-
-    Args:
-        dataset: A built data set; one without ``get_data_info`` tells nothing.
-        number: About how many, 0 for all.
-
-    Yields:
-        What ``get_data_info`` returns.
-    """
-    step = len(dataset) // number if number else 1
-    for index in range(0, len(dataset), step or 1):
-        if hasattr(dataset, 'get_data_info'):
-            yield dataset.get_data_info(index)
-
-
-def first_transform(dataset: Any, kind: type) -> Any:
-    """Return the first transform of a kind in a data set's pipeline, or None."""
-    pipeline = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-    return next((t for t in pipeline if isinstance(t, kind)), None)
+    model = unwrapped(runner)
+    head = getattr(getattr(model, 'architecture', model), 'roi_head', None)
+    kinds = LoadImageFromFile, LoadAnnotations
+    for key, part in data_sets(runner):
+        pipeline = getattr(getattr(part, 'pipeline', None), 'transforms', ())
+        loads = list(takewhile(lambda t: isinstance(t, kinds), pipeline))
+        masks = key.startswith('train') and getattr(head, 'with_mask', False)
+        for info in infos(part, SAMPLE) if loads else ():
+            told = info.get('height'), info.get('width')
+            for load in loads:
+                info = load(info)
+            if all(told) and info['ori_shape'] != told:
+                yield (
+                    f'{key}: {info["img_path"]} has height and width '
+                    f'{info["ori_shape"]}, its annotations {told}: boxes would be '
+                    'elsewhere. Undo resizing and EXIF rotation, or correct the file'
+                )
+            if masks and 'gt_bboxes' in info and 'gt_masks' not in info:
+                yield (
+                    f'{key}.pipeline loads no masks for the mask_head of the student: '
+                    'set with_mask=True in LoadAnnotations, or take another student'
+                )
 
 
 def read(path: str, backend_args: dict | None = None) -> dict:
@@ -230,45 +208,3 @@ def read(path: str, backend_args: dict | None = None) -> dict:
     """
     raw = get(path, backend_args=backend_args)
     return json.loads(POLYGONS.sub(b'"segmentation":[]', raw))
-
-
-def parts(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Find the data sets inside wrappers.
-
-    Args:
-        dataset: A built data set.
-        key: Its place in the config.
-
-    Yields:
-        Key and data set, wrappers left out.
-    """
-    for name in ('unseeded', '_dataset'):  # SeededDataset, MMEngine's _SlicedDataset
-        dataset = getattr(dataset, name, dataset)
-    if hasattr(dataset, 'datasets'):
-        for i, part in enumerate(dataset.datasets):
-            yield from parts(part, f'{key}.datasets.{i}')
-    elif hasattr(dataset, 'dataset'):
-        yield from parts(dataset.dataset, f'{key}.dataset')
-    else:
-        yield key, dataset
-
-
-def data_sets(loaders: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Find the data sets of data loaders; their wrappers' attributes may be others.
-
-    Args:
-        loaders: Data loaders, by their keys in the config.
-
-    Yields:
-        Key and data set, as :func:`parts` does.
-    """
-    for name, loader in loaders.items():
-        yield from parts(loader.dataset, f'{name}.dataset')
-
-
-def dataloaders(runner: Runner) -> dict[str, Any]:
-    """Return the data loaders of a training, by their keys in the config."""
-    loaders = dict(train_dataloader=runner.train_dataloader)
-    if runner.val_loop is not None:
-        loaders['val_dataloader'] = runner.val_dataloader
-    return loaders

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import tempfile
-from contextlib import redirect_stdout, suppress
+from contextlib import closing, redirect_stdout, suppress
 from pathlib import Path
 
 from mmengine.config import Config
@@ -48,18 +48,15 @@ def start(cfg: Config) -> Runner:
             cfg.visualizer.update(name=cfg.experiment_name, save_dir=work_dir)
         if not cfg.get('load_from'):
             cfg.resume = False  # what is to be resumed lies elsewhere
-        # As MMDetection's tools/train.py decides.
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg)  # as MMDetection's tools/train.py, if runner_type
         if not any(isinstance(found, PreflightHook) for found in runner.hooks):
             runner.register_hook(PreflightHook())
         # After all checks, before PreemptionHook (100) takes the signals.
         runner.register_hook(_StopHook(), priority=99)
         # pycocotools prints its progress. The log keeps the stream that it has.
-        try:
-            with suppress(Stopped), redirect_stdout(io.StringIO()):
-                runner.train()
-        finally:
-            runner.visualizer.close()
+        quiet = redirect_stdout(io.StringIO())
+        with closing(runner.visualizer), suppress(Stopped), quiet:
+            runner.train()
     return runner
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
@@ -43,15 +42,28 @@ def check_resumed(runner: Runner, checkpoint: dict) -> None:
         ValueError: If a part of the state is missing, or if a distillation loss, a
             temperature or the teacher differs.
     """
-    faults = list(_unlike(runner, checkpoint))
-    if faults:
+    owns = dict(
+        param_schedulers=runner.param_schedulers,
+        loss_scaler=hasattr(runner.optim_wrapper, 'loss_scaler'),
+        ema_state_dict=any(isinstance(hook, EMAHook) for hook in runner.hooks),
+    )
+    needed = 'optimizer', 'message_hub', 'seed', *filter(owns.get, owns)
+    meta, optimizer = checkpoint.get('meta') or {}, checkpoint.get('optimizer') or {}
+    lacking = [
+        part for part in needed if part not in {**checkpoint, **meta, **optimizer}
+    ]
+    if lacking:
         raise ValueError(
-            f'{load_from(runner) or runner.work_dir} cannot be resumed: it has '
-            f'{some(faults)}. Resume an epoch_*.pth or iter_*.pth of this run (best_*.pth '
-            'are weights alone) with its options, or start a new run with load_from'
+            f'{load_from(runner) or runner.work_dir} cannot be resumed: it has no '
+            f'{some(lacking)}. Resume an epoch_*.pth or iter_*.pth of this run '
+            '(best_*.pth are weights alone), or start a new run with load_from'
         )
-    model, meta = teaching(runner), checkpoint['meta']
     now, before = loss_settings(runner.cfg), meta.get('distillation_loss', {})
+    model = teaching(runner)
+    if model:
+        key = f'weights of {model.teacher_ckpt}'
+        now = {**now, key: model.teacher_sha256}
+        before = {**before, key: meta.get('teacher', {}).get('sha256')}
     changed = [
         f'{key}={now.get(key)!r}, was {before.get(key)!r}'
         for key in {**before, **now}
@@ -59,42 +71,9 @@ def check_resumed(runner: Runner, checkpoint: dict) -> None:
     ]
     if changed:
         raise ValueError(
-            f'cannot resume with another distillation loss: {some(changed)}. Give the '
+            f'cannot resume with another distillation: {some(changed)}. Give the '
             'options of the first start again, or start a new run with load_from'
         )
-    teacher = meta.get('teacher')
-    if model and teacher['sha256'] != model.teacher_sha256:
-        raise ValueError(
-            f'the run was trained with the teacher {teacher["ckpt"]} (sha256 '
-            f'{teacher["sha256"]}), now model.teacher_ckpt={model.teacher_ckpt!r} has '
-            f'{model.teacher_sha256}. Resume with the same teacher, or start a new '
-            'run with load_from'
-        )
-
-
-def _unlike(runner: Runner, checkpoint: dict) -> Iterator[str]:
-    """Name the parts of a run's state that only one has; MMEngine says nothing."""
-    meta, optimizer = checkpoint.get('meta') or {}, checkpoint.get('optimizer') or {}
-    found = {*checkpoint, *meta, *optimizer}
-    own = dict(
-        param_schedulers=bool(runner.param_schedulers),
-        loss_scaler=hasattr(runner.optim_wrapper, 'loss_scaler'),
-        ema_state_dict=any(isinstance(hook, EMAHook) for hook in runner.hooks),
-        distillation_loss=bool(loss_settings(runner.cfg)),
-        teacher=teaching(runner) is not None,
-    )
-    needed = [
-        'optimizer',
-        *filter(own.get, own),
-        'message_hub',
-        'epoch',
-        'iter',
-        'seed',
-    ]
-    yield from (f'no {part}' for part in needed if part not in found)
-    for part in ('loss_scaler', 'ema_state_dict'):
-        if part in found and not own[part]:
-            yield f'{part}, the run has none'
 
 
 def note_run(runner: Runner, meta: dict) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -116,13 +117,13 @@ def _refusal(source: str, error: Exception) -> str:
     )
 
 
-def coco_evaluator(evaluator: type) -> AbstractContextManager:
+def coco_evaluator(evaluator: Callable) -> AbstractContextManager:
     """Make MMDetection's ``CocoMetric`` compute with another evaluator meanwhile.
 
     It names its evaluators in the code and has no argument for them.
 
     Args:
-        evaluator: With the interface of pycocotools' ``COCOeval``.
+        evaluator: Makes one; called as pycocotools' ``COCOeval``.
     """
     from mmdet.evaluation.metrics import coco_metric
 
