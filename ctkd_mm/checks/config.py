@@ -79,14 +79,14 @@ def frozen_random_backbone(runner: Runner) -> Iterator[str]:
     if any(map(_loads, (model, detector, *backbone.modules()))):
         return
     backbone.train()  # some freeze their weights in it alone
-    norms = (m for m in backbone.modules() if isinstance(m, _BatchNorm))
-    learns = [p.requires_grad for p in backbone.parameters()]
-    if not all(learns) or not all(norm.training for norm in norms):
+    frozen = sum(not p.requires_grad for p in backbone.parameters())
+    fixed = [not m.training for m in backbone.modules() if isinstance(m, _BatchNorm)]
+    if frozen or any(fixed):
         yield (
-            f'the backbone loads no weights, but {learns.count(False)} of its '
-            'parameters or its BatchNorm stay frozen. Set init_cfg=dict(type='
-            "'Pretrained', ...), or frozen_stages=-1, norm_eval=False, "
-            'norm_cfg.requires_grad=True'
+            f'the backbone loads no weights, but {frozen} of its parameters and '
+            f'{sum(fixed)} of its {len(fixed)} BatchNorm layers stay frozen. Set '
+            "init_cfg=dict(type='Pretrained', ...), or frozen_stages=-1, "
+            'norm_eval=False, norm_cfg.requires_grad=True'
         )
 
 

@@ -44,8 +44,8 @@ def start(cfg: Config) -> Runner:
         cfg.work_dir, cfg.log_level = work_dir, 'WARNING'
         # MMEngine keeps one visualizer a name for the whole process.
         cfg.experiment_name = Path(work_dir).name
-        if cfg.get('visualizer'):
-            cfg.visualizer.update(name=cfg.experiment_name, save_dir=work_dir)
+        visualizer = cfg.get('visualizer') or {}
+        visualizer.update(name=cfg.experiment_name, save_dir=work_dir)
         if not cfg.get('load_from'):
             cfg.resume = False  # what is to be resumed lies elsewhere
         runner = RUNNERS.build(cfg)  # as MMDetection's tools/train.py, if runner_type

@@ -41,9 +41,8 @@ class PreflightHook(Hook):
     Args:
         expect_map: None, or ``dict(value=..., tol=..., images=K)``: evaluate the
             teacher on the first K validation images with the config's
-            ``val_evaluator`` and refuse it below ``value - tol``. Done once a run, not
-            again after a resume; the figure is logged as ``teacher/...`` with every
-            validation of the student.
+            ``val_evaluator`` and refuse it below ``value - tol``. Done at every start;
+            the figure is logged as ``teacher/...`` with each of the student's.
 
     Raises:
         TypeError: Before training, if ``expect_map`` has other keys.
@@ -58,6 +57,7 @@ class PreflightHook(Hook):
         self.expect_map = expect_map
         self.report: list[str] = []
         self.loaded: dict[str, dict] = {}
+        self.teacher_map: dict[str, float] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Load the teacher of MMRazor's or MMDetection's distillation strictly."""
@@ -101,24 +101,17 @@ class PreflightHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Put the teacher's figure beside the student's."""
-        known = runner.message_hub.runtime_info.get('teacher_map')
-        if known:
-            key = f'val/teacher/{known["metric"]}'
-            runner.message_hub.update_scalar(key, known['value'])
+        for key, value in self.teacher_map.items():
+            runner.message_hub.update_scalar(f'val/teacher/{key}', value)
 
     def _check_map(
         self, runner: Runner, model: BaseModel, value: float, tol: float, images: int
     ) -> str:
-        hub = runner.message_hub
         images = min(images, len(runner.val_dataloader.dataset))
-        identity = dict(sha256=model.teacher_sha256, images=images)
-        known = hub.runtime_info.get('teacher_map', {})
-        if not identity.items() <= known.items():
-            metric, found = evaluate_teacher(runner, teacher_of(model), images)
-            known = dict(**identity, metric=metric, value=found)
-            hub.update_info('teacher_map', known)
-        line = f'teacher {known["metric"]} {known["value"]:.4f} on {images} images'
-        if known['value'] < value - tol:
+        metric, found = evaluate_teacher(runner, teacher_of(model), images)
+        self.teacher_map = {metric: found}
+        line = f'teacher {metric} {found:.4f} on {images} images'
+        if found < value - tol:
             raise ValueError(
                 f'{line}, but expect_map asks for {value} - {tol}. Check '
                 f'model.teacher_ckpt={model.teacher_ckpt!r} and the data pipeline'
@@ -151,4 +144,3 @@ def _first_refusal(runner: Runner) -> str | None:
                 warn(fault)
         except Exception as error:  # the other ranks wait for a result
             return f'{name}: {type(error).__name__}: {error}'
-    return None

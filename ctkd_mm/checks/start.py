@@ -48,22 +48,18 @@ def check_resumed(runner: Runner, checkpoint: dict) -> None:
         ema_state_dict=any(isinstance(hook, EMAHook) for hook in runner.hooks),
     )
     needed = 'optimizer', 'message_hub', 'seed', *filter(owns.get, owns)
-    meta, optimizer = checkpoint.get('meta') or {}, checkpoint.get('optimizer') or {}
-    lacking = [
-        part for part in needed if part not in {**checkpoint, **meta, **optimizer}
-    ]
+    meta = checkpoint.get('meta') or {}
+    found = {**checkpoint, **meta, **(checkpoint.get('optimizer') or {})}
+    lacking = [part for part in needed if part not in found]
     if lacking:
         raise ValueError(
             f'{load_from(runner) or runner.work_dir} cannot be resumed: it has no '
             f'{some(lacking)}. Resume an epoch_*.pth or iter_*.pth of this run '
             '(best_*.pth are weights alone), or start a new run with load_from'
         )
-    now, before = loss_settings(runner.cfg), meta.get('distillation_loss', {})
-    model = teaching(runner)
-    if model:
-        key = f'weights of {model.teacher_ckpt}'
-        now = {**now, key: model.teacher_sha256}
-        before = {**before, key: meta.get('teacher', {}).get('sha256')}
+    model, teacher, key = teaching(runner), meta.get('teacher') or {}, 'teacher sha256'
+    now = {**loss_settings(runner.cfg), key: model and model.teacher_sha256}
+    before = {**meta.get('distillation_loss', {}), key: teacher.get('sha256')}
     changed = [
         f'{key}={now.get(key)!r}, was {before.get(key)!r}'
         for key in {**before, **now}
@@ -72,7 +68,7 @@ def check_resumed(runner: Runner, checkpoint: dict) -> None:
     if changed:
         raise ValueError(
             f'cannot resume with another distillation: {some(changed)}. Give the '
-            'options of the first start again, or start a new run with load_from'
+            'options and teacher of the first start, or start a new run with load_from'
         )
 
 

@@ -32,7 +32,7 @@ def check_class_names(
         meta = meta.get('dataset_meta') or meta
         names[key] = meta.get('classes', meta.get('CLASSES'))
     for key, part in data_sets:
-        names[key] = getattr(part, 'metainfo', {}).get('classes')
+        names[key] = (getattr(part, 'metainfo', None) or {}).get('classes')
     known = {key: tuple(value) for key, value in names.items() if value}
     if not known:
         return 'no class names to compare'

@@ -12,12 +12,12 @@ from mmengine.evaluator import Evaluator
 from ctkd_mm.checks.data import (
     id_faults,
     label_faults,
-    other_images,
-    parts,
     read,
     wrong_annotations,
+    wrong_map,
 )
 from ctkd_mm.engine.loops.seeded_data import SeededDataset
+from ctkd_mm.utils.model import parts
 
 DIGITS = tuple('0123456789')
 
@@ -59,7 +59,7 @@ def test_a_class_that_the_file_lacks_is_told_with_the_nearest(coco):
 
 
 def test_another_order_is_told_with_both_names(coco):
-    (line,) = faults(coco(lambda content: content['categories'].reverse()))
+    line, *_ = faults(coco(lambda content: content['categories'].reverse()))
     assert "has '0' where " in line and "has '9': write the names in the order" in line
 
 
@@ -139,7 +139,7 @@ def test_other_formats_and_wrappers_pass_and_a_coco_set_does_not(coco):
         )
 
     wrong = coco(lambda content: content['categories'].reverse())
-    (line,) = told(RepeatDataset(wrong, 2))
+    line, *_ = told(RepeatDataset(wrong, 2))
     assert line.startswith('train_dataloader.dataset.dataset.metainfo.classes has')
     assert told([1, 2, 3]) == []
 
@@ -162,15 +162,15 @@ def test_an_evaluator_of_other_images_is_told_with_both_numbers(
         dataloader=SimpleNamespace(dataset=dataset), evaluator=Evaluator(metric)
     )
     runner = SimpleNamespace(val_loop=loop, test_loop=None)
-    lines = list(other_images(runner))
-    assert list(other_images(runner, 'test')) == []
+    lines = list(wrong_map(runner))
+    assert list(wrong_map(runner, 'test')) == []
     if told is None:
         assert lines == []
         return
     (line,) = lines
     assert line.startswith(f'val_evaluator.ann_file has {told}')
     metric.format_only = True  # counts nothing
-    assert list(other_images(runner)) == []
+    assert list(wrong_map(runner)) == []
 
 
 @pytest.mark.parametrize(
