@@ -25,8 +25,6 @@ from ctkd_mm.utils.model import data_sets, infos, unwrapped
 # Polygons are most of a COCO file, and no rule reads them.
 POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"{}]*\]')
 
-SAMPLE = 16  # images of a data set that are loaded before a training
-
 
 def wrong_annotations(runner: Runner) -> Iterator[str]:
     """Find files whose entries hide each other, or whose labels are other classes."""
@@ -182,7 +180,7 @@ def wrong_samples(runner: Runner) -> Iterator[str]:
         pipeline = getattr(getattr(part, 'pipeline', None), 'transforms', ())
         loads = list(takewhile(lambda t: isinstance(t, kinds), pipeline))
         masks = key.startswith('train') and getattr(head, 'with_mask', False)
-        for info in infos(part, SAMPLE) if loads else ():
+        for info in infos(part, 16) if loads else ():
             told = info.get('height'), info.get('width')
             for load in loads:
                 info = load(info)

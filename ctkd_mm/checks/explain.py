@@ -68,9 +68,8 @@ def _registered(registry: str | None = None) -> Iterator[type]:
 
 def _arguments(name: str) -> set[str]:
     """Names of the arguments of the classes of a name and of their parents."""
-    bases = {
-        base for cls in _registered() if cls.__name__ == name for base in cls.__mro__
-    }
+    known = [cls for cls in _registered() if cls.__name__ == name]
+    bases = {base for cls in known for base in cls.__mro__}
     return {
         arg for base in bases for arg in inspect.signature(base.__init__).parameters
     }

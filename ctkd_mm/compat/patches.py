@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import re
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -117,7 +116,7 @@ def _refusal(source: str, error: Exception) -> str:
     )
 
 
-def coco_evaluator(evaluator: Callable) -> AbstractContextManager:
+def coco_evaluator(evaluator: Any) -> AbstractContextManager:
     """Make MMDetection's ``CocoMetric`` compute with another evaluator meanwhile.
 
     It names its evaluators in the code and has no argument for them.
