@@ -36,7 +36,7 @@ def left_at_the_top(runner: Runner) -> Iterator[str]:
 
 
 def other_classes(runner: Runner) -> Iterator[str]:
-    """Find heads whose ``num_classes`` is not that of the training data.
+    """Find heads whose ``num_classes`` is not that of the data.
 
     Source: MMDetection's ``NumClassCheckHook``, which no config has by default.
     """
@@ -45,14 +45,12 @@ def other_classes(runner: Runner) -> Iterator[str]:
     # Of a classifier the hook would compare the data preprocessor too.
     detects = any('bbox_head' in name for name, _ in runner.model.named_modules())
     for key, part in data_sets(runner):
-        if detects and getattr(part, 'metainfo', {}).get('classes'):
+        if detects and (getattr(part, 'metainfo', None) or {}).get('classes'):
             # The hook takes the metainfo of a wrapper for a dict; it may be a list.
-            view = SimpleNamespace(
-                model=runner.model, train_dataloader=SimpleNamespace()
-            )
-            view.train_dataloader.dataset = part
+            loader = SimpleNamespace(dataset=part)
+            shown = SimpleNamespace(model=runner.model, train_dataloader=loader)
             try:
-                NumClassCheckHook().before_train_epoch(view)
+                NumClassCheckHook().before_train_epoch(shown)
             except AssertionError as error:
                 yield f'{key}.metainfo.classes: {error}'
 
