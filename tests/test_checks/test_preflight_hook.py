@@ -189,19 +189,22 @@ def test_a_resume_of_another_run_or_of_a_part_of_it_is_refused(resumable):
     message = r"class 9 is '9' in teacher_ckpt .* 'x' in the resumed checkpoint"
     with pytest.raises(ValueError, match=message):
         resumable()
+
     def strip(checkpoint) -> None:
         del checkpoint['optimizer'], checkpoint['param_schedulers']
 
     # As MMEngine saves best_*.pth; it would start both anew.
     whole = resumable.path.read_bytes()
     resave(resumable.path, strip)
-    message = r'epoch_1.pth cannot be resumed: it has no optimizer, param_schedulers\.'
+    message = r'run cannot be resumed: it has no optimizer, param_schedulers\.'
     with pytest.raises(ValueError, match=message):
         resumable()
     resumable.path.write_bytes(whole)
     weight = 'roi_head.bbox_head.fc_cls.bias'
     resave(resumable.teacher, lambda c: c['state_dict'][weight].add_(1e-6))
-    with pytest.raises(ValueError, match='teacher sha256=.*Give the options and teacher'):
+    with pytest.raises(
+        ValueError, match='teacher sha256=.*Give the options and teacher'
+    ):
         resumable()
 
 
