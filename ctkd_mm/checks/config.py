@@ -52,7 +52,7 @@ def other_classes(runner: Runner) -> Iterator[str]:
             try:
                 NumClassCheckHook().before_train_epoch(shown)
             except AssertionError as error:
-                yield f'{key}.metainfo.classes: {error}'
+                yield f'{key}.metainfo.classes do not fit a head: {error}'
 
 
 def no_curriculum(runner: Runner) -> Iterator[str]:
