@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.two_stage_detectors import narrow_two_stage
-from mmdet.datasets import CocoDataset, MultiImageMixDataset
+from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from mmdet.evaluation.evaluator import MultiDatasetsEvaluator
-from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.evaluator import Evaluator
 from mmengine.registry import MODELS
 from PIL import Image
@@ -23,9 +23,7 @@ from ctkd_mm.checks.data import (
     wrong_map,
     wrong_samples,
 )
-from ctkd_mm.engine.loops.seeded_data import SeededDataset
 from ctkd_mm.evaluation import FastCocoMetric
-from ctkd_mm.utils.model import parts
 
 DIGITS = tuple('0123456789')
 
@@ -115,29 +113,6 @@ def test_entries_that_hide_each_other_or_belong_nowhere_are_told(
     lines = list(id_faults(read(str(path))))
     assert [line[: len(start)] for line, start in zip(lines, told)] == told
     assert bool(lines) == bool(told)
-
-
-@pytest.mark.parametrize(
-    ('wrap', 'key'),
-    [
-        (SeededDataset, 'key'),
-        (lambda part: RepeatDataset(part, 2), 'key.dataset'),
-        (lambda part: ClassBalancedDataset(part, 1e-3), 'key.dataset'),
-        (lambda part: ConcatDataset([part]), 'key.datasets.0'),
-        (lambda part: MultiImageMixDataset(part, []), 'key.dataset'),
-        (
-            # As from a config: wrappers take no wrapper, but its config.
-            lambda part: SeededDataset(
-                RepeatDataset(dict(type=lambda: ConcatDataset([part])), 2)
-            ),
-            'key.dataset.datasets.0',
-        ),
-    ],
-    ids=['seeded', 'repeat', 'balanced', 'concat', 'mix', 'nested'],
-)
-def test_wrappers_are_looked_into(coco, wrap, key):
-    part = coco()
-    assert list(parts(wrap(part), 'key')) == [(key, part)]
 
 
 def test_other_formats_and_wrappers_pass_and_a_coco_set_does_not(coco):
