@@ -207,6 +207,18 @@ def test_a_resume_of_another_run_or_of_a_part_of_it_is_refused(resumable):
 
 
 @pytest.mark.start
+def test_joined_sets_of_other_palettes_are_checked_part_by_part(demo_cfg):
+    sets = [copy.deepcopy(demo_cfg.train_dataloader.dataset) for _ in range(2)]
+    for i, part in enumerate(sets):
+        part.metainfo = dict(classes=DIGITS, palette=[(i, i, i)] * 10)
+    demo_cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=sets)
+    assert check(demo_cfg)[1] == (
+        '10 classes, the same in teacher_ckpt, train_dataloader.dataset.datasets.0, '
+        'train_dataloader.dataset.datasets.1, val_dataloader.dataset'
+    )
+
+
+@pytest.mark.start
 def test_training_may_start_from_a_part_but_not_from_nothing(demo_cfg, tmp_path):
     weights = Runner.from_cfg(demo_cfg).model.state_dict()
     demo_cfg.load_from = f'{tmp_path}/start.pth'
