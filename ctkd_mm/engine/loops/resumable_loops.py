@@ -76,8 +76,8 @@ class _ExactResume:
 class ResumableEpochBasedTrainLoop(_ExactResume, EpochBasedTrainLoop):
     """``EpochBasedTrainLoop`` that resumes a checkpoint of any iteration exactly.
 
-    Together with :class:`ctkd_mm.engine.loops.seeded_data.ReseedHook` the resumed run
-    gives the same bits as one that was never interrupted, whatever the number of worker
+    Together with :class:`ctkd_mm.engine.loops.seeded_data.ReseedHook`, which the loop
+    registers where the config does not, the resumed run gives the same bits as one that was never interrupted, whatever the number of worker
     processes. Batches that were trained on are skipped without being loaded.
 
     Gradients between two updates of ``optim_wrapper.accumulative_counts`` are in no
@@ -89,7 +89,8 @@ class ResumableEpochBasedTrainLoop(_ExactResume, EpochBasedTrainLoop):
         TypeError: If the data loader or its sampler is an object and not a config, as
             a resume builds it again.
         ValueError: On a resume, before training, if the batch size, the number of
-            processes or of samples is not the interrupted run's.
+            processes, samples or batches is not the interrupted run's, or that run had
+            another kind of loop.
 
     Source: extends :class:`mmengine.runner.EpochBasedTrainLoop`.
     """
