@@ -184,7 +184,7 @@ def wrong_samples(runner: Runner) -> Iterator[str]:
             told = info.get('height'), info.get('width')
             for load in loads:
                 info = load(info)
-            if all(told) and info['ori_shape'] != told:
+            if all(told) and info.get('ori_shape', told) != told:
                 yield (
                     f'{key}: {info["img_path"]} has height and width '
                     f'{info["ori_shape"]}, its annotations {told}: boxes would be '
