@@ -78,6 +78,16 @@ def test_an_error_says_what_is_not_done_and_why():
     assert told == "c.py cannot train. [Errno 2] No such file or directory: 'c.py'"
 
 
+def test_an_error_of_another_package_keeps_its_kind_and_words(tmp_path, monkeypatch):
+    def fail(cfg) -> None:
+        raise KeyError('mask')
+
+    monkeypatch.setattr('ctkd_mm.checks.dry_run.check', fail)
+    config = tmp_path / 'config.py'
+    config.write_text('model = dict(mask=1)')
+    assert reason(cli.check, str(config)) == f'{config} cannot train. KeyError: mask'
+
+
 def test_two_bases_with_the_same_key_are_told(tmp_path):
     for name in ('a', 'b'):
         (tmp_path / f'{name}.py').write_text('model = dict(type="FasterRCNN")')

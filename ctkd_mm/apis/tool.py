@@ -17,6 +17,9 @@ from ctkd_mm.checks.explain import explain
 from ctkd_mm.compat import stack
 from ctkd_mm.engine.launch import adapt_to_host
 
+# What kind of error it is says nothing beside its words.
+PLAIN = ValueError, OSError
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -72,8 +75,7 @@ class Tool:
                 args['cfg'] = cfg
             found = getattr(import_module(f'ctkd_mm.{module}'), name)(**args)
         except Exception as error:
-            clear = cfg is not None or isinstance(error, (ValueError, OSError))
-            kind = '' if clear else f'{type(error).__name__}: '
+            kind = f'{type(error).__name__}: ' * (not isinstance(error, PLAIN))
             sys.exit(f'{failed}. {kind}{explain(error, cfg)}')
         print(found if isinstance(found, Path) else '\n'.join(found))
 
@@ -109,6 +111,6 @@ def run_mmdet_tool(name: str, argv: Sequence[str] | None) -> None:
     except Exception as error:
         with suppress(Exception):  # a broken config, or Python < 3.11: no notes
             reason = explain(error, _read_config(args.config, args.cfg_options))
-            if reason != str(error):
+            if reason not in str(error):
                 error.add_note(reason)
         raise

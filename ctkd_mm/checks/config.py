@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -13,7 +14,7 @@ from ctkd_mm.engine.hooks.curriculum_hook import CurriculumHook
 from ctkd_mm.engine.optim.merged_constructor import OF_ANY_MODEL
 from ctkd_mm.models.temperatures.gradient_reversal import GradientReversal
 from ctkd_mm.utils.config import bare
-from ctkd_mm.utils.model import has_loaded, unwrapped
+from ctkd_mm.utils.model import data_sets, has_loaded, unwrapped
 
 # Settings of a method's config, and the places where they are read.
 READ_AT = dict(
@@ -53,20 +54,23 @@ def other_constructor(cfg: Config) -> Iterator[str]:
 
 
 def other_classes(runner: Runner) -> Iterator[str]:
-    """Find heads whose ``num_classes`` is not that of the training data.
+    """Find heads whose ``num_classes`` is not that of the data.
 
     Source: MMDetection's ``NumClassCheckHook``, which no config has by default.
     """
     from mmdet.engine.hooks import NumClassCheckHook
 
-    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
     # Of a classifier the hook would compare the data preprocessor too.
     detects = any('bbox_head' in name for name, _ in runner.model.named_modules())
-    if detects and isinstance(metainfo, dict) and metainfo.get('classes'):
-        try:
-            NumClassCheckHook().before_train_epoch(runner)
-        except AssertionError as error:
-            yield f'train_dataloader.dataset.metainfo.classes: {error}'
+    for key, part in data_sets(runner):
+        if detects and (getattr(part, 'metainfo', None) or {}).get('classes'):
+            # The hook takes the metainfo of a wrapper for a dict; it may be a list.
+            loader = SimpleNamespace(dataset=part)
+            shown = SimpleNamespace(model=runner.model, train_dataloader=loader)
+            try:
+                NumClassCheckHook().before_train_epoch(shown)
+            except AssertionError as error:
+                yield f'{key}.metainfo.classes do not fit a head: {error}'
 
 
 def no_curriculum(runner: Runner) -> Iterator[str]:
@@ -92,12 +96,11 @@ def frozen_random_backbone(runner: Runner) -> Iterator[str]:
         return
     backbone.train()  # some freeze their weights in it alone
     frozen = sum(not p.requires_grad for p in backbone.parameters())
-    norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
-    fixed = sum(not norm.training for norm in norms)
-    if frozen or fixed:
+    fixed = [not m.training for m in backbone.modules() if isinstance(m, _BatchNorm)]
+    if frozen or any(fixed):
         yield (
             f'the backbone loads no weights, but {frozen} of its parameters and '
-            f'{fixed} of its {len(norms)} BatchNorm layers stay frozen. Set '
+            f'{sum(fixed)} of its {len(fixed)} BatchNorm layers stay frozen. Set '
             "init_cfg=dict(type='Pretrained', ...), or frozen_stages=-1, "
             'norm_eval=False, norm_cfg.requires_grad=True'
         )

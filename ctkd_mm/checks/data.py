@@ -12,6 +12,7 @@ import os.path as osp
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 from mmengine.fileio import get
@@ -19,6 +20,7 @@ from mmengine.runner import Runner
 
 from ctkd_mm.utils.config import walk
 from ctkd_mm.utils.messages import nearest, some
+from ctkd_mm.utils.model import data_sets, infos, unwrapped
 
 # Polygons are most of a COCO file, and no rule reads them.
 POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"{}]*\]')
@@ -28,13 +30,12 @@ def wrong_annotations(runner: Runner) -> Iterator[str]:
     """Find files whose entries hide each other, or whose labels are other classes."""
     from mmdet.datasets import CocoDataset
 
-    for name, loader in dataloaders(runner).items():
-        for key, part in parts(loader.dataset, f'{name}.dataset'):
-            load = getattr(type(part), 'load_data_list', None)
-            if load is CocoDataset.load_data_list:
-                file = read(part.ann_file, part.backend_args)
-                yield from (f'{key}: {part.ann_file}: {f}' for f in id_faults(file))
-                yield from label_faults(key, part, file)
+    for key, part in data_sets(runner):
+        load = getattr(type(part), 'load_data_list', None)
+        if load is CocoDataset.load_data_list:
+            file = read(part.ann_file, part.backend_args)
+            yield from (f'{key}: {part.ann_file}: {f}' for f in id_faults(file))
+            yield from label_faults(key, part, file)
 
 
 def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
@@ -46,7 +47,7 @@ def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
         file: Its annotations.
 
     Yields:
-        The first fault, if there is one.
+        A sentence for each fault.
     """
     classes = dataset.metainfo.get('classes') or ()
     in_file = [category['name'] for category in file['categories']]
@@ -64,14 +65,13 @@ def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
             f'names: {some(map(repr, in_file))}'
         )
     else:
-        numbered = [name for name in in_file if name in classes]
+        numbered = (name for name in in_file if name in classes)
         for want, found in zip(classes, numbered):
             if want != found:
                 yield (
-                    f'{key}.metainfo.classes has {want!r} where {dataset.ann_file} '
-                    f'has {found!r}: write the names in the order of the file'
+                    f'{key}.metainfo.classes has {want!r} where {dataset.ann_file} has '
+                    f'{found!r}: write the names in the order of the file'
                 )
-                return
 
 
 def emptied_data(cfg: dict) -> Iterator[str]:
@@ -100,7 +100,8 @@ def id_faults(file: dict) -> Iterator[str]:
     Yields:
         A sentence for each kind of fault.
     """
-    for part, field in (('images', 'id'), ('categories', 'id'), ('categories', 'name')):
+    for place in ('images.id', 'annotations.id', 'categories.id', 'categories.name'):
+        part, field = place.split('.')
         values = Counter(entry[field] for entry in file[part])
         repeated = [repr(value) for value, count in values.items() if count > 1]
         if repeated:
@@ -118,36 +119,82 @@ def id_faults(file: dict) -> Iterator[str]:
             )
 
 
-def other_images(runner: Runner, split: str = 'val') -> Iterator[str]:
-    """Find an evaluator whose file lists other images than those that it is shown.
+def wrong_map(runner: Runner, split: str = 'val') -> Iterator[str]:
+    """Find metrics of COCO's whose file does not count what they are shown.
 
     Args:
         runner: The runner.
         split: ``val`` or ``test``.
 
     Yields:
-        A sentence for each metric of COCO's with another file.
+        A sentence for each fault of a file.
     """
     from mmdet.evaluation import CocoMetric
 
-    loop = getattr(runner, f'{split}_loop')
-    dataset = loop and loop.dataloader.dataset
-    if not hasattr(dataset, 'get_data_info'):
-        return
-    infos = map(dataset.get_data_info, range(len(dataset)))
-    shown = {(i.get('img_id'), osp.basename(i.get('img_path') or '')) for i in infos}
-    for metric in loop.evaluator.metrics:
+    loop, key = getattr(runner, f'{split}_loop'), f'{split}_evaluator.ann_file'
+    for i, metric in enumerate(loop.evaluator.metrics if loop else ()):
         coco = isinstance(metric, CocoMetric) and metric._coco_api
         if not coco or metric.format_only:
             continue
-        counted = {(i, osp.basename(v['file_name'])) for i, v in coco.imgs.items()}
-        if counted != shown:
+        ids = [annotation['id'] for annotation in coco.dataset['annotations']]
+        if len({*ids}) < len(ids) or not {0, '0'}.isdisjoint(ids):
             yield (
-                f'{split}_evaluator.ann_file has {len(counted)} images, '
-                f'{split}_dataloader.dataset {len(shown)}, {len(counted & shown)} of '
-                'them the same: the mAP would be wrong. Set both to one file; for a '
-                'part: tools/coco_subset.py'
+                f'{key}: "id" in "annotations" repeats or is 0, which stands for no '
+                "match in COCO's evaluation: the mAP would be wrong. Number them from 1"
             )
+        part = loop.dataloader.dataset
+        if hasattr(loop.evaluator, 'dataset_prefixes'):  # MultiDatasetsEvaluator
+            part = part.datasets[i]
+        counted = {(i, osp.basename(v['file_name'])) for i, v in coco.imgs.items()}
+        shown = {(i.get('img_id'), osp.basename(i['img_path'])) for i in infos(part)}
+        if shown and counted != shown:
+            yield (
+                f'{key} has {len(counted)} images, {split}_dataloader.dataset '
+                f'{len(shown)}, {len(counted & shown)} of them the same: the mAP would '
+                'be wrong. Set both to one file; for a part: tools/coco_subset.py'
+            )
+
+
+def wrong_samples(runner: Runner) -> Iterator[str]:
+    """Load a few images with their annotations, as the data sets do.
+
+    Boxes of an image that was resized, or is turned by its EXIF orientation, would be
+    elsewhere in it; a student's mask head without masks would fail in its first step.
+
+    Args:
+        runner: The runner.
+
+    Yields:
+        A sentence for each image of another size than annotated, or without the masks
+        that the student needs.
+
+    Raises:
+        Exception: What the training's first epoch would have raised.
+    """
+    from mmcv.transforms import LoadAnnotations, LoadImageFromFile
+
+    model = unwrapped(runner)
+    head = getattr(getattr(model, 'architecture', model), 'roi_head', None)
+    kinds = LoadImageFromFile, LoadAnnotations
+    for key, part in data_sets(runner):
+        pipeline = getattr(getattr(part, 'pipeline', None), 'transforms', ())
+        loads = list(takewhile(lambda t: isinstance(t, kinds), pipeline))
+        masks = key.startswith('train') and getattr(head, 'with_mask', False)
+        for info in infos(part, 16) if loads else ():
+            told = info.get('height'), info.get('width')
+            for load in loads:
+                info = load(info)
+            if all(told) and info.get('ori_shape', told) != told:
+                yield (
+                    f'{key}: {info["img_path"]} has height and width '
+                    f'{info["ori_shape"]}, its annotations {told}: boxes would be '
+                    'elsewhere. Undo resizing and EXIF rotation, or correct the file'
+                )
+            if masks and 'gt_bboxes' in info and 'gt_masks' not in info:
+                yield (
+                    f'{key}.pipeline loads no masks for the mask_head of the student: '
+                    'set with_mask=True in LoadAnnotations, or take another student'
+                )
 
 
 def read(path: str, backend_args: dict | None = None) -> dict:
@@ -159,32 +206,3 @@ def read(path: str, backend_args: dict | None = None) -> dict:
     """
     raw = get(path, backend_args=backend_args)
     return json.loads(POLYGONS.sub(b'"segmentation":[]', raw))
-
-
-def parts(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Find the data sets inside wrappers.
-
-    Args:
-        dataset: A built data set.
-        key: Its place in the config.
-
-    Yields:
-        Key and data set, wrappers left out.
-    """
-    for name in ('unseeded', '_dataset'):  # SeededDataset, MMEngine's _SlicedDataset
-        dataset = getattr(dataset, name, dataset)
-    if hasattr(dataset, 'datasets'):
-        for i, part in enumerate(dataset.datasets):
-            yield from parts(part, f'{key}.datasets.{i}')
-    elif hasattr(dataset, 'dataset'):
-        yield from parts(dataset.dataset, f'{key}.dataset')
-    else:
-        yield key, dataset
-
-
-def dataloaders(runner: Runner) -> dict[str, Any]:
-    """Return the data loaders of a training, by their keys in the config."""
-    loaders = dict(train_dataloader=runner.train_dataloader)
-    if runner.val_loop is not None:
-        loaders['val_dataloader'] = runner.val_dataloader
-    return loaders

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import tempfile
-from contextlib import redirect_stdout, suppress
+from contextlib import closing, redirect_stdout, suppress
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ctkd_mm.checks.preflight_hook import PreflightHook
@@ -42,16 +43,19 @@ def start(cfg: Config) -> Runner:
     with tempfile.TemporaryDirectory() as work_dir:
         cfg.work_dir, cfg.log_level = work_dir, 'WARNING'
         # MMEngine keeps one visualizer a name for the whole process.
-        cfg.experiment_name, cfg.visualizer = Path(work_dir).name, None
+        cfg.experiment_name = Path(work_dir).name
+        visualizer = cfg.get('visualizer') or {}
+        visualizer.update(name=cfg.experiment_name, save_dir=work_dir)
         if not cfg.get('load_from'):
             cfg.resume = False  # what is to be resumed lies elsewhere
-        runner = Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg)  # as MMDetection's tools/train.py, if runner_type
         if not any(isinstance(found, PreflightHook) for found in runner.hooks):
             runner.register_hook(PreflightHook())
         # After all checks, before PreemptionHook (100) takes the signals.
         runner.register_hook(_StopHook(), priority=99)
         # pycocotools prints its progress. The log keeps the stream that it has.
-        with suppress(Stopped), redirect_stdout(io.StringIO()):
+        quiet = redirect_stdout(io.StringIO())
+        with closing(runner.visualizer), suppress(Stopped), quiet:
             runner.train()
     return runner
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -14,7 +12,7 @@ from ctkd_mm.checks.teacher import check_class_names, evaluate_teacher
 from ctkd_mm.models.teachers.load import adopt_teacher, teacher_of
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.messages import warn
-from ctkd_mm.utils.model import resumes, teaching, trains, unwrapped
+from ctkd_mm.utils.model import data_sets, resumes, teaching, trains, unwrapped
 
 # Faults that no error shows, and that come from distillation or from the shipped
 # configs, or make the mAP wrong. A rule gets the runner and yields a sentence a fault.
@@ -23,24 +21,11 @@ RULES = [
     ('a learnable temperature without lambda', config.no_curriculum, 'refuse'),
     ('annotations that hide each other, labels', data.wrong_annotations, 'refuse'),
     ('heads of other classes', config.other_classes, 'refuse'),
-    ('an mAP of other images', data.other_images, 'refuse'),
+    ('an mAP of other images or objects', data.wrong_map, 'refuse'),
+    ('images as they are loaded', data.wrong_samples, 'refuse'),
     ('names of a detector', lambda run: config.other_constructor(run.cfg), 'warn'),
     ('a frozen random backbone', config.frozen_random_backbone, 'warn'),
 ]
-
-
-class Expectation(NamedTuple):
-    """The mAP that a teacher is expected to reach.
-
-    Attributes:
-        value: The mAP, between 0 and 1.
-        tol: How far below it may be.
-        images: On how many of the first validation images, at most.
-    """
-
-    value: float
-    tol: float
-    images: int
 
 
 @HOOKS.register_module()
@@ -50,19 +35,18 @@ class PreflightHook(Hook):
     Every training has to pass ``RULES``. In a distillation, teacher, data and a resumed
     checkpoint must have the same class names in the same order; each model's features
     must have the strides, and its logits the columns, that its head's config says
-    (``check_heads``); a resume needs the same teacher and loss. The teacher of
-    MMRazor's or MMDetection's own distillation is loaded again, strictly. The hash of
-    the teacher's weights is logged and stored in every checkpoint.
+    (``check_heads``); a resume needs the run's whole state, teacher and loss. The
+    teacher of MMRazor's or MMDetection's own distillation is loaded again, strictly.
+    The hash of the teacher's weights is logged and stored in every checkpoint.
 
     Args:
         expect_map: None, or ``dict(value=..., tol=..., images=K)``: evaluate the
             teacher on the first K validation images with the config's
-            ``val_evaluator`` and refuse it below ``value - tol``. Done once a run, not
-            again after a resume; the figure is logged as ``teacher/...`` with every
-            validation of the student.
+            ``val_evaluator`` and refuse it below ``value - tol``. Done at every start;
+            the figure is logged as ``teacher/...`` with each of the student's.
 
     Raises:
-        TypeError: If ``expect_map`` has other keys.
+        TypeError: Before training, if ``expect_map`` has other keys.
         ValueError: Before training, if a check fails.
 
     Source: extends :class:`mmengine.hooks.Hook`.
@@ -71,9 +55,10 @@ class PreflightHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, expect_map: dict | None = None) -> None:
-        self.expect_map = None if expect_map is None else Expectation(**expect_map)
+        self.expect_map = expect_map
         self.report: list[str] = []
         self.loaded: dict[str, dict] = {}
+        self.teacher_map: dict[str, float] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Load the teacher of MMRazor's or MMDetection's distillation strictly."""
@@ -90,28 +75,26 @@ class PreflightHook(Hook):
         self.report = [
             f'teacher_ckpt {model.teacher_ckpt}, weights sha256 {model.teacher_sha256}',
             check_class_names(
-                {'teacher_ckpt': model.teacher_meta, **self.loaded},
-                data.dataloaders(runner),
+                {'teacher_ckpt': model.teacher_meta, **self.loaded}, data_sets(runner)
             ),
             *(model.check_heads() if hasattr(model, 'check_heads') else ()),
         ]
         if self.expect_map:
-            self.report.append(self._check_map(runner, model))
+            self.report.append(self._check_map(runner, model, **self.expect_map))
         for line in self.report:
             runner.logger.info(f'preflight: {line}')
 
     def before_test(self, runner: Runner) -> None:
-        """Check that the evaluator reads the file of the test data."""
-        for fault in data.other_images(runner, 'test'):
+        """Check that the evaluator counts what the test data shows."""
+        for fault in data.wrong_map(runner, 'test'):
             raise ValueError(fault)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check that the weights fit, and that a resume has its teacher and loss."""
+        """Check that the weights fit, and that a resume has all that it continues."""
         start.check_weights(runner, checkpoint)
-        if resumes(runner):
-            meta = checkpoint.get('meta') or {}
-            start.check_resumed(runner, meta)
-            self.loaded = {'the resumed checkpoint': meta}
+        if resumes(runner) and trains(runner):
+            start.check_resumed(runner, checkpoint)
+            self.loaded = {'the resumed checkpoint': checkpoint['meta']}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note the loss and the teacher; the teacher's weights are not stored."""
@@ -119,24 +102,19 @@ class PreflightHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Put the teacher's figure beside the student's."""
-        known = runner.message_hub.runtime_info.get('teacher_map')
-        if known:
-            key = f'val/teacher/{known["metric"]}'
-            runner.message_hub.update_scalar(key, known['value'])
+        for key, value in self.teacher_map.items():
+            runner.message_hub.update_scalar(f'val/teacher/{key}', value)
 
-    def _check_map(self, runner: Runner, model: BaseModel) -> str:
-        want, hub = self.expect_map, runner.message_hub
-        images = min(want.images, len(runner.val_dataloader.dataset))
-        identity = dict(sha256=model.teacher_sha256, images=images)
-        known = hub.runtime_info.get('teacher_map', {})
-        if not identity.items() <= known.items():
-            metric, value = evaluate_teacher(runner, teacher_of(model), images)
-            known = dict(**identity, metric=metric, value=value)
-            hub.update_info('teacher_map', known)
-        line = f'teacher {known["metric"]} {known["value"]:.4f} on {images} images'
-        if known['value'] < want.value - want.tol:
+    def _check_map(
+        self, runner: Runner, model: BaseModel, value: float, tol: float, images: int
+    ) -> str:
+        images = min(images, len(runner.val_dataloader.dataset))
+        metric, found = evaluate_teacher(runner, teacher_of(model), images)
+        self.teacher_map = {metric: found}
+        line = f'teacher {metric} {found:.4f} on {images} images'
+        if found < value - tol:
             raise ValueError(
-                f'{line}, but expect_map asks for {want.value} - {want.tol}. Check '
+                f'{line}, but expect_map asks for {value} - {tol}. Check '
                 f'model.teacher_ckpt={model.teacher_ckpt!r} and the data pipeline'
             )
         return line
@@ -159,12 +137,11 @@ def apply_rules(runner: Runner) -> None:
 
 
 def _first_refusal(runner: Runner) -> str | None:
-    try:
-        for _, rule, verdict in RULES:
+    for name, rule, verdict in RULES:
+        try:
             for fault in rule(runner):
                 if verdict == 'refuse':
                     return fault
                 warn(fault)
-    except Exception as error:  # the other ranks wait for a result
-        return f'{type(error).__name__}: {error}'
-    return None
+        except Exception as error:  # the other ranks wait for a result
+            return f'{name}: {type(error).__name__}: {error}'

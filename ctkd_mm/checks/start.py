@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 
 from ctkd_mm.utils.config import walk
-from ctkd_mm.utils.messages import some, warn
+from ctkd_mm.utils.messages import some
 from ctkd_mm.utils.model import load_from, resumes, teaching, trains, unwrapped
 from ctkd_mm.utils.weights import state_dict_of
 
@@ -26,24 +27,39 @@ def loss_settings(cfg: Config) -> dict[str, Any]:
     }
 
 
-def check_resumed(runner: Runner, meta: dict) -> None:
-    """Compare the losses and the teacher with those of the run that is resumed.
+def check_resumed(runner: Runner, checkpoint: dict) -> None:
+    """Compare a checkpoint's state, losses and teacher with those of the resumed run.
 
-    The checkpoint has tau's raw value, the config its range: with an option forgotten,
-    the same raw value would mean another tau.
+    What a checkpoint lacks, MMEngine would start anew. The checkpoint has tau's raw
+    value, the config its range: with an option forgotten, the same raw value would
+    mean another tau.
 
     Args:
         runner: The runner.
-        meta: The checkpoint's, with what :func:`note_run` wrote.
+        checkpoint: What was read; ``meta`` with what :func:`note_run` wrote.
 
     Raises:
-        ValueError: If a distillation loss, a temperature or the teacher differs.
+        ValueError: If a part of the state is missing, or if a distillation loss, a
+            temperature or the teacher differs.
     """
-    model = teaching(runner)
-    now = loss_settings(runner.cfg)
-    before = meta.get('distillation_loss', now)
-    if now and 'distillation_loss' not in meta:  # as PreflightHook notes it
-        warn('the checkpoint does not tell its distillation loss: it is not compared')
+    owns = dict(
+        param_schedulers=runner.param_schedulers,
+        loss_scaler=hasattr(runner.optim_wrapper, 'loss_scaler'),
+        ema_state_dict=any(isinstance(hook, EMAHook) for hook in runner.hooks),
+    )
+    needed = 'optimizer', 'message_hub', 'seed', *filter(owns.get, owns)
+    meta = checkpoint.get('meta') or {}
+    found = {**checkpoint, **meta, **(checkpoint.get('optimizer') or {})}
+    lacking = [part for part in needed if part not in found]
+    if lacking:
+        raise ValueError(
+            f'{load_from(runner) or runner.work_dir} cannot be resumed: it has no '
+            f'{some(lacking)}. Resume an epoch_*.pth or iter_*.pth of this run '
+            '(best_*.pth are weights alone), or start a new run with load_from'
+        )
+    model, teacher, key = teaching(runner), meta.get('teacher') or {}, 'teacher sha256'
+    now = {**loss_settings(runner.cfg), key: model and model.teacher_sha256}
+    before = {**meta.get('distillation_loss', {}), key: teacher.get('sha256')}
     changed = [
         f'{key}={now.get(key)!r}, was {before.get(key)!r}'
         for key in {**before, **now}
@@ -51,16 +67,8 @@ def check_resumed(runner: Runner, meta: dict) -> None:
     ]
     if changed:
         raise ValueError(
-            f'cannot resume with another distillation loss: {some(changed)}. Give the '
-            'options of the first start again, or start a new run with load_from'
-        )
-    teacher = meta.get('teacher')
-    if model and teacher and teacher['sha256'] != model.teacher_sha256:
-        raise ValueError(
-            f'the run was trained with the teacher {teacher["ckpt"]} (sha256 '
-            f'{teacher["sha256"]}), now model.teacher_ckpt={model.teacher_ckpt!r} has '
-            f'{model.teacher_sha256}. Resume with the same teacher, or start a new '
-            'run with load_from'
+            f'cannot resume with another distillation: {some(changed)}. Give the '
+            'options and teacher of the first start, or start a new run with load_from'
         )
 
 
@@ -84,8 +92,7 @@ def check_weights(runner: Runner, checkpoint: dict) -> None:
 
     Raises:
         ValueError: If no weight fits; on a resume or an evaluation of a
-            distillation, if any is missing or of another shape; on a resume, if the
-            file has nothing but weights.
+            distillation, if any is missing or of another shape.
     """
     model = unwrapped(runner)
     source = load_from(runner) or runner.work_dir
@@ -99,9 +106,4 @@ def check_weights(runner: Runner, checkpoint: dict) -> None:
             f'{source}: {len(lost)} of {len(own)} weights of the model are missing or '
             f'of another shape, {lost[0]} for example; the file has {some(prefixes)}. '
             "Give the run's config (extracted students: configs/baseline)"
-        )
-    if resumes(runner) and not (checkpoint.get('meta') and checkpoint.get('optimizer')):
-        raise ValueError(
-            f'{source} cannot be resumed: it has weights, but not both meta and '
-            'optimizer. Start anew from the weights: load_from without resume'
         )

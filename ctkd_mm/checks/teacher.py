@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 
-def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) -> str:
+def check_class_names(
+    metas: dict[str, dict], data_sets: Iterable[tuple[str, Any]]
+) -> str:
     """Compare the class names of checkpoints and data, and their order.
 
     Args:
         metas: ``meta`` of checkpoints, of MMDetection 3 or 2, by where they come from.
-        loaders: The data loaders, by their keys in the config.
+        data_sets: Keys in the config, and data sets.
 
     Returns:
         A line for the log.
@@ -27,9 +31,8 @@ def check_class_names(metas: dict[str, dict], loaders: dict[str, DataLoader]) ->
     for key, meta in metas.items():
         meta = meta.get('dataset_meta') or meta
         names[key] = meta.get('classes', meta.get('CLASSES'))
-    for key, loader in loaders.items():
-        data_meta = getattr(loader.dataset, 'metainfo', {})
-        names[f'{key}.dataset'] = data_meta.get('classes')
+    for key, part in data_sets:
+        names[key] = (getattr(part, 'metainfo', None) or {}).get('classes')
     known = {key: tuple(value) for key, value in names.items() if value}
     if not known:
         return 'no class names to compare'

@@ -169,13 +169,13 @@ def _refusal(source: str, error: Exception) -> str:
     )
 
 
-def coco_evaluator(evaluator: type) -> AbstractContextManager:
+def coco_evaluator(evaluator: Any) -> AbstractContextManager:
     """Make MMDetection's ``CocoMetric`` compute with another evaluator meanwhile.
 
     It names its evaluators in the code and has no argument for them.
 
     Args:
-        evaluator: With the interface of pycocotools' ``COCOeval``.
+        evaluator: Makes one; called as pycocotools' ``COCOeval``.
     """
     from mmdet.evaluation.metrics import coco_metric
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from mmdet.evaluation.metrics import CocoMetric
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ctkd_mm.compat.patches import coco_evaluator
 from ctkd_mm.registry import METRICS
 
-_KEY = "val_evaluator.type='ctkd_mm.FastCocoMetric' (or that of test_evaluator)"
-_LARGEST_ID = 2**53
 
-
-def fast_coco_eval() -> type:
+def fast_coco_eval() -> Callable[..., COCOeval]:
     """Make pycocotools' ``COCOeval`` with ``evaluate`` and ``accumulate`` in C++.
 
     The summary stays pycocotools' own: faster-coco-eval's takes mAP over as many
     detections of an image as the last of ``maxDets`` says, 1000 in MMDetection's
-    configs, where pycocotools takes 100. ``evaluate`` raises ValueError for ids that
-    the C++ would mistake for others.
+    configs, where pycocotools takes 100.
+
+    Returns:
+        A function with the arguments of ``COCOeval``. Files with ids that the C++
+        would mistake for others get pycocotools' own.
 
     Raises:
         ImportError: If faster-coco-eval is not installed.
@@ -31,28 +33,20 @@ def fast_coco_eval() -> type:
     class FastCOCOeval(COCOeval_faster):
         summarize = COCOeval.summarize
 
-        def evaluate(self) -> None:
-            for name in ('anns', 'imgs', 'cats'):
-                _check_ids(name, getattr(self.cocoGt, name))
-            super().evaluate()
+    def make(coco_gt: COCO, *args: Any, **kwargs: Any) -> COCOeval:
+        # The C++ holds ids in doubles, and takes one that is no integer for 0.
+        ids = chain(coco_gt.anns, coco_gt.imgs, coco_gt.cats)
+        fits = all(isinstance(i, int) and 0 <= i <= 2**53 for i in ids)
+        return (FastCOCOeval if fits else COCOeval)(coco_gt, *args, **kwargs)
 
-    return FastCOCOeval
-
-
-def _check_ids(name: str, ids: Collection) -> None:
-    # The C++ holds them in doubles, and takes one that is no integer for 0.
-    bad = [i for i in ids if not isinstance(i, int) or not 0 <= i <= _LARGEST_ID]
-    if bad:
-        raise ValueError(
-            f'{_KEY} needs ids that are integers from 0 to 2**53, found {bad[0]!r} '
-            f'among the {len(ids)} {name} of val_evaluator.ann_file. Renumber them, or '
-            "set it to 'CocoMetric', which computes the same, slower"
-        )
+    return make
 
 
 @METRICS.register_module()
 class FastCocoMetric(CocoMetric):
     """``CocoMetric`` with the same results in less time.
+
+    Ids other than integers from 0 to 2**53 are counted by pycocotools, in its own time.
 
     Args: as MMDetection's ``CocoMetric``. ``use_mp_eval`` changes nothing here.
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import signal
 import subprocess
 import sys
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS, VISBACKENDS
 from mmengine.runner import Runner
+from mmengine.visualization import BaseVisBackend
+from mmengine.visualization.vis_backend import force_init_env
 
 from ctkd_mm.checks.dry_run import check
 
@@ -42,6 +46,48 @@ def test_a_plain_detector_is_checked_too(demo_cfg):
     demo_cfg.custom_hooks = []
     demo_cfg.optim_wrapper.paramwise_cfg = None
     assert check(demo_cfg) == []
+
+
+@VISBACKENDS.register_module()
+class Absent(BaseVisBackend):
+    """As WandbVisBackend where wandb is not installed."""
+
+    def _init_env(self) -> None:
+        raise ImportError('Please run "pip install absent" to install absent')
+
+    @property
+    @force_init_env
+    def experiment(self):
+        """What was opened."""
+
+    @force_init_env
+    def add_config(self, config, **kwargs) -> None:
+        """Store the config."""
+
+
+@pytest.mark.start
+def test_a_visualizer_that_cannot_start_is_refused_as_by_the_training(demo_cfg):
+    demo_cfg.visualizer.vis_backends.append(dict(type='Absent'))
+    with pytest.raises(ImportError) as training:
+        Runner.from_cfg(copy.deepcopy(demo_cfg))
+    with pytest.raises(ImportError) as dry_run:
+        check(demo_cfg)
+    assert str(dry_run.value) == str(training.value)
+
+
+class OtherRunner(Runner):
+    """What a config's ``runner_type`` may name."""
+
+    def train(self) -> None:
+        raise RuntimeError('another runner')
+
+
+@pytest.mark.start
+def test_the_runner_is_the_one_that_the_training_would_have(demo_cfg, monkeypatch):
+    monkeypatch.setitem(RUNNERS.module_dict, 'OtherRunner', OtherRunner)
+    demo_cfg.runner_type = 'OtherRunner'
+    with pytest.raises(RuntimeError, match='another runner'):
+        check(demo_cfg)
 
 
 @pytest.mark.start

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import DATASETS, HOOKS, MODELS
 
 from ctkd_mm.checks.explain import explain
 
@@ -70,6 +72,23 @@ def test_what_a_distiller_lacks_is_told_with_the_optimizers_constructor(ctkd_cfg
     assert explain(error, cfg).startswith(told)
     cfg.optim_wrapper.constructor = None
     assert explain(error, cfg) == str(error)
+
+
+def test_a_lost_file_of_voc_and_a_missing_package_keep_their_words(digits, tmp_path):
+    (tmp_path / 'train.txt').write_text('000001\n')
+    voc = dict(type='VOCDataset', ann_file=f'{tmp_path}/train.txt')
+    voc['data_prefix'] = dict(sub_data_root=f'{tmp_path}/VOC2007/')
+    error = error_of(DATASETS.build, voc)
+    cfg = Config(dict(train_dataloader=dict(dataset=voc)))
+    assert isinstance(error, FileNotFoundError)
+    assert explain(error, cfg) == str(error)
+    assert '000001.xml' in str(error)
+    if importlib.util.find_spec('lvis') is None:
+        lvis = dict(type='LVISV1Dataset', ann_file=f'{digits}/annotations/train.json')
+        error = error_of(DATASETS.build, lvis)
+        cfg = Config(dict(train_dataloader=dict(dataset=lvis)))
+        assert explain(error, cfg) == str(error)
+        assert 'Package lvis is not installed' in str(error)
 
 
 def test_an_error_without_words_is_told_by_its_kind():

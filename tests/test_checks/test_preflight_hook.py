@@ -28,9 +28,10 @@ def resave(path: Path, change) -> None:
     torch.save(checkpoint, path)
 
 
-def loader(classes=DIGITS) -> dict:
-    dataset = SimpleNamespace(metainfo=dict(classes=classes))
-    return dict(train_dataloader=SimpleNamespace(dataset=dataset))
+def data(classes=DIGITS) -> list:
+    return [
+        ('train_dataloader.dataset', SimpleNamespace(metainfo=dict(classes=classes)))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -44,21 +45,21 @@ def loader(classes=DIGITS) -> dict:
 def test_other_class_names_are_refused_with_both(classes, message):
     meta = dict(dataset_meta=dict(classes=classes))
     with pytest.raises(ValueError, match=message):
-        check_class_names(dict(teacher_ckpt=meta), loader())
+        check_class_names(dict(teacher_ckpt=meta), data())
 
 
 def test_class_names_of_mmdetection_2_are_read():
     with pytest.raises(ValueError, match="class 0 is '9' in teacher_ckpt"):
-        check_class_names(dict(teacher_ckpt=dict(CLASSES=DIGITS[::-1])), loader())
+        check_class_names(dict(teacher_ckpt=dict(CLASSES=DIGITS[::-1])), data())
 
 
 def test_missing_class_names_are_told():
-    line = check_class_names(dict(teacher_ckpt={}), loader())
+    line = check_class_names(dict(teacher_ckpt={}), data())
     assert line == (
         '10 classes, the same in train_dataloader.dataset; no names to compare in '
         'teacher_ckpt'
     )
-    line = check_class_names(dict(teacher_ckpt={}), loader(None))
+    line = check_class_names(dict(teacher_ckpt={}), data(None))
     assert line == 'no class names to compare'
 
 
@@ -66,8 +67,9 @@ def test_missing_class_names_are_told():
     'expect_map', [dict(value=0.4), dict(value=0.4, tol=0.1, pictures=5)]
 )
 def test_an_expect_map_of_other_keys_is_refused(expect_map):
+    hook = PreflightHook(expect_map)
     with pytest.raises(TypeError, match='argument'):
-        PreflightHook(expect_map)
+        hook._check_map(None, None, **hook.expect_map)
 
 
 def apply(monkeypatch, *rules) -> None:
@@ -83,7 +85,7 @@ def test_a_rule_refuses_or_warns_with_its_words(monkeypatch, warnings):
 
 
 def test_a_rule_that_fails_ends_in_an_error_that_all_ranks_can_raise(monkeypatch):
-    with pytest.raises(ValueError, match=r"^KeyError: 'bbox'$"):
+    with pytest.raises(ValueError, match=r"^: KeyError: 'bbox'$"):
         apply(monkeypatch, (lambda runner: {}['bbox'], 'warn'))
 
 
@@ -123,7 +125,7 @@ class Calls(Hook):
 
 
 @pytest.mark.start
-def test_the_teacher_is_evaluated_once_and_logged_beside_the_student(demo_cfg):
+def test_the_teacher_is_evaluated_at_each_start_and_logged_beside_the_student(demo_cfg):
     demo_cfg.val_evaluator = dict(type='ImageCount')
     demo_cfg.default_hooks.preflight.expect_map = dict(value=0.04, tol=0.02, images=3)
     demo_cfg.train_cfg.max_epochs = 1
@@ -145,7 +147,7 @@ def test_the_teacher_is_evaluated_once_and_logged_beside_the_student(demo_cfg):
             if 'count/mAP' in line
         ]
     assert maps == [(0.04, 0.03)] * 2
-    assert batches == [1, 0]
+    assert batches == [1, 1]
 
 
 @pytest.mark.start
@@ -177,9 +179,9 @@ def resumable(demo_cfg, teacher_ckpt, tmp_path):
 
 
 @pytest.mark.start
-def test_a_resume_with_another_loss_classes_or_teacher_is_refused(resumable):
+def test_a_resume_of_another_run_or_of_a_part_of_it_is_refused(resumable):
     tau_range = 'model.loss_kd.temperature.tau_range'
-    message = rf'another distillation loss: {tau_range}=5, was 20'
+    message = rf'another distillation: {tau_range}=5, was 20'
     with pytest.raises(ValueError, match=message):
         resumable(**{tau_range: 5})
     meta = dict(dataset_meta=dict(classes=tuple('012345678x')))
@@ -187,10 +189,33 @@ def test_a_resume_with_another_loss_classes_or_teacher_is_refused(resumable):
     message = r"class 9 is '9' in teacher_ckpt .* 'x' in the resumed checkpoint"
     with pytest.raises(ValueError, match=message):
         resumable()
+
+    def strip(checkpoint) -> None:
+        del checkpoint['optimizer'], checkpoint['param_schedulers']
+
+    # As MMEngine saves best_*.pth; it would start both anew.
+    whole = resumable.path.read_bytes()
+    resave(resumable.path, strip)
+    message = r'run cannot be resumed: it has no optimizer, param_schedulers\.'
+    with pytest.raises(ValueError, match=message):
+        resumable()
+    resumable.path.write_bytes(whole)
     weight = 'roi_head.bbox_head.fc_cls.bias'
     resave(resumable.teacher, lambda c: c['state_dict'][weight].add_(1e-6))
-    with pytest.raises(ValueError, match='Resume with the same teacher'):
+    with pytest.raises(ValueError, match='teacher sha256=.*options and teacher'):
         resumable()
+
+
+@pytest.mark.start
+def test_joined_sets_of_other_palettes_are_checked_part_by_part(demo_cfg):
+    sets = [copy.deepcopy(demo_cfg.train_dataloader.dataset) for _ in range(2)]
+    for i, part in enumerate(sets):
+        part.metainfo = dict(classes=DIGITS, palette=[(i, i, i)] * 10)
+    demo_cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=sets)
+    assert check(demo_cfg)[1] == (
+        '10 classes, the same in teacher_ckpt, train_dataloader.dataset.datasets.0, '
+        'train_dataloader.dataset.datasets.1, val_dataloader.dataset'
+    )
 
 
 @pytest.mark.start

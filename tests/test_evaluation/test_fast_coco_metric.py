@@ -160,21 +160,15 @@ def test_no_annotation_at_all_gives_minus_one_in_both():
 
 
 @pytest.mark.parametrize(
-    ('name', 'short', 'number'),
-    [
-        ('annotations', 'anns', 7.5),
-        ('annotations', 'anns', -3),
-        ('images', 'imgs', 2**60),
-    ],
+    ('name', 'number'),
+    [('annotations', 7.5), ('annotations', -3), ('images', 2**60)],
 )
-def test_ids_that_would_be_mistaken_are_refused(name, short, number):
+def test_ids_that_would_be_mistaken_are_left_to_pycocotools(name, number):
     truth, found = awkward(0)
     truth[name][2]['id'] = number
     for annotation in truth['annotations']:
         annotation['image_id'] = truth['images'][1]['id']
-    with pytest.raises(ValueError, match=rf'{number} among the \d+ {short}'):
-        evaluate(fast_coco_eval(), truth, found[-1:])
-    evaluate(COCOeval, truth, found[-1:])
+    assert_equal(truth, found[-1:])
 
 
 @pytest.fixture

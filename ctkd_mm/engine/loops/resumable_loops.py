@@ -20,11 +20,6 @@ from ctkd_mm.engine.loops.seeded_data import (
 from ctkd_mm.registry import LOOPS
 from ctkd_mm.utils.model import diff_rank_seed
 
-CURE = (
-    "Restore them; or resume inexactly with MMEngine's own loop: train_cfg.type "
-    "without 'ctkd_mm.Resumable'"
-)
-
 
 class _ExactResume:
     """What both loops share: the seeded data loader, built again on a resume."""
@@ -33,6 +28,8 @@ class _ExactResume:
         self, runner: Runner, dataloader: dict, *args: Any, **kwargs: Any
     ) -> None:
         self._dataloader_cfg = dataloader
+        if not any(isinstance(hook, ReseedHook) for hook in runner.hooks):
+            runner.register_hook(ReseedHook())
         data = dict(type=SeededDataset, dataset=dataloader['dataset'])
         super().__init__(
             runner, _seeded(dataloader, data, runner, iteration=0), *args, **kwargs
@@ -44,9 +41,16 @@ class _ExactResume:
             batch_size=self.dataloader.batch_sampler.batch_size,
             processes=get_world_size(),
             samples=len(self.dataloader.dataset),
+            batches=len(self.dataloader),
         )
         if self._iter > 0:
-            self._check_resume(layout)
+            before = self.runner.message_hub.get_info('train_data')
+            if before is None or {**layout, **before} != layout:
+                raise ValueError(
+                    f'cannot resume exactly: the interrupted run had {before}, found '
+                    f'{layout} (train_dataloader, processes). Restore them; or resume '
+                    "inexactly: train_cfg.type without 'ctkd_mm.Resumable'"
+                )
             self._resume_data()
         # Stored in every checkpoint with the message hub.
         self.runner.message_hub.update_info('train_data', layout)
@@ -56,20 +60,6 @@ class _ExactResume:
             # For hooks that changed the process; MMEngine has no such moment.
             self.runner.call_hook('after_failure')
             raise
-
-    def _check_resume(self, layout: dict) -> None:
-        before = self.runner.message_hub.get_info('train_data', layout)
-        if before != layout:
-            raise ValueError(
-                f'cannot resume at iteration {self._iter}: the interrupted run had '
-                f'{before}, found {layout} (train_dataloader.batch_size, processes, '
-                f'train_dataloader.dataset). {CURE}'
-            )
-        if not any(isinstance(hook, ReseedHook) for hook in self.runner.hooks):
-            self.runner.logger.warning(
-                'default_hooks has no ctkd_mm.ReseedHook: the resumed run will draw '
-                "other RoIs. Add dict(type='ctkd_mm.ReseedHook')"
-            )
 
     def _resume_data(self) -> None:
         # Only now is the seed known that the interrupted run's samplers had.
@@ -86,9 +76,10 @@ class _ExactResume:
 class ResumableEpochBasedTrainLoop(_ExactResume, EpochBasedTrainLoop):
     """``EpochBasedTrainLoop`` that resumes a checkpoint of any iteration exactly.
 
-    Together with :class:`ctkd_mm.engine.loops.seeded_data.ReseedHook` the resumed run
-    gives the same bits as one that was never interrupted, whatever the number of worker
-    processes. Batches that were trained on are skipped without being loaded.
+    Together with :class:`ctkd_mm.engine.loops.seeded_data.ReseedHook`, which the loop
+    registers where the config does not, the resumed run gives the same bits as one that
+    was never interrupted, whatever the number of worker processes. Batches that were
+    trained on are skipped without being loaded.
 
     Gradients between two updates of ``optim_wrapper.accumulative_counts`` are in no
     checkpoint: MMEngine warns of a resume there, as its first update lacks them.
@@ -99,7 +90,8 @@ class ResumableEpochBasedTrainLoop(_ExactResume, EpochBasedTrainLoop):
         TypeError: If the data loader or its sampler is an object and not a config, as
             a resume builds it again.
         ValueError: On a resume, before training, if the batch size, the number of
-            processes or of samples is not the interrupted run's.
+            processes, samples or batches is not the interrupted run's, or that run had
+            another kind of loop.
 
     Source: extends :class:`mmengine.runner.EpochBasedTrainLoop`.
     """
@@ -122,17 +114,7 @@ class ResumableEpochBasedTrainLoop(_ExactResume, EpochBasedTrainLoop):
     def _resume_data(self) -> None:
         super()._resume_data()
         batches = self.dataloader.batch_sampler
-        begin = batches.batches_before(self._epoch)
-        end = begin + len(batches)
-        # The end too: a save in the last iteration comes before the epoch's end.
-        if not begin <= self._iter <= end:
-            raise ValueError(
-                f'cannot resume at iteration {self._iter} of epoch {self._epoch}, '
-                f'which with {len(batches)} batches has the iterations {begin} to '
-                f'{end}: train_dataloader.batch_size, processes or '
-                f'train_dataloader.dataset changed. {CURE}'
-            )
-        self._done = self._iter - begin
+        self._done = self._iter - batches.batches_before(self._epoch)
 
 
 @LOOPS.register_module()
