@@ -303,6 +303,7 @@ struct CUDAHooks final : at::CUDAHooksInterface {
   c10::DeviceIndex deviceCount() const override { return 1; }
   c10::DeviceIndex current_device() const override { return 0; }
   int getNumGPUs() const override { return 1; }
+  std::string showConfig() const override { return "  - CUDA emulated\n"; }
   c10::Allocator* getPinnedMemoryAllocator() const override {
     return c10::GetCPUAllocator();
   }

@@ -11,6 +11,10 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 SOURCE = Path(__file__).with_name('device.cpp')
 STAND_INS = dict(  # of torch.cuda, where PyTorch asks for a build with CUDA
@@ -107,14 +111,26 @@ def _patch() -> None:
         getattr(torch.cuda, name)  # none that PyTorch has given up
         setattr(torch.cuda, name, value)
 
-    def load_storage(storage: torch.UntypedStorage, location: str) -> object:
+    # PyTorch makes storages on devices that it was built for.
+    def load_storage(
+        storage: torch.UntypedStorage, location: str
+    ) -> torch.UntypedStorage | None:
         if not location.startswith('cuda'):
             return None
-        values = torch.empty(0, dtype=torch.uint8).set_(storage)
-        return torch.ops.emulated_cuda.device_view(values).untyped_storage()
+        return torch.ops.emulated_cuda.device_view(_bytes(storage)).untyped_storage()
+
+    def clone(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        return _bytes(storage).clone().untyped_storage()
 
     # Before PyTorch's own, of priority 20.
     torch.serialization.register_package(15, lambda storage: None, load_storage)
+    torch.UntypedStorage.clone = clone
+
+
+def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    import torch
+
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
 def _try() -> None:

@@ -15,6 +15,7 @@ class EmulatedExtension(ModuleType):
 
     def __init__(self, extension: ModuleType) -> None:
         super().__init__(extension.__name__)
+        self.__spec__ = extension.__spec__
         self._extension = extension
 
     def __getattr__(self, name: str) -> Any:
@@ -48,13 +49,13 @@ def check(name: str, tensors: list[Tensor]) -> None:
     """
     if not all(x.is_cuda for x in tensors if x.numel()):
         raise RuntimeError(f'{name}: inconsistent devices (emulated)')
-    types = {x.dtype for x in tensors if x.is_floating_point()}
-    if torch.bfloat16 in types:
+    floats = [x.dtype for x in tensors if x.is_floating_point()]
+    if torch.bfloat16 in floats:
         raise RuntimeError(f'{name}: not implemented for BFloat16 (emulated)')
-    if len(types) > 1 or (name == 'nms' and types != {torch.float32}):
-        raise RuntimeError(
-            f'{name}: expected scalar type Float, got {types} (emulated)'
-        )
+    if name == 'nms':  # scores of any type, boxes of one
+        floats = [floats[0], torch.float32]
+    if len(set(floats)) > 1:
+        raise RuntimeError(f'{name}: expected one type, got {floats} (emulated)')
 
 
 def on_host(operator: Any, args: tuple, kwargs: dict) -> Any:

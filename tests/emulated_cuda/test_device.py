@@ -87,6 +87,15 @@ def test_tensors_are_saved_and_loaded(place):
     assert got.tolist() == [2, 3, 4, 5]
 
 
+def test_a_copy_of_a_module_stays_on_the_device_and_shares_nothing():
+    layer = torch.nn.Linear(2, 2).cuda()
+    copied = copy.deepcopy(layer)
+    before = layer.weight.tolist()
+    copied.weight.data.add_(1)
+    assert copied.weight.device == layer.weight.device
+    assert layer.weight.tolist() == before
+
+
 def test_the_loss_scale_falls_where_a_gradient_overflows():
     weight = torch.ones(1, device='cuda', requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=1)

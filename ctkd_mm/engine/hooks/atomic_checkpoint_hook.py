@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
+from torch import Tensor
 
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.files import ATOMIC, write_atomically
@@ -48,6 +49,17 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.is_local and is_main_process():
             self._mend_last_checkpoint(runner)
         barrier()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep Adam's counters of steps on the host, where PyTorch made them.
+
+        MMEngine loads all to the device, where every step would wait for each of them.
+        """
+        states = checkpoint.get('optimizer', {})
+        for one in [states, *states.values()]:  # of one optimizer, or several by name
+            for state in one.get('state', {}).values() if isinstance(one, dict) else ():
+                if isinstance(state.get('step'), Tensor):
+                    state['step'] = state['step'].cpu()
 
     def _mend_last_checkpoint(self, runner: Runner) -> None:
         marker = Path(runner.work_dir) / 'last_checkpoint'
