@@ -85,12 +85,18 @@ const std::set<std::string> kMixes = {
     "aten::_index_put_impl_", "aten::_unsafe_index", "aten::_unsafe_index_put"};
 // A number on the CPU does everywhere else.
 const std::set<std::string> kNoNumbers = {"aten::cat", "aten::stack"};
+// CPU kernels for float16 are slow; CUDA's, too, sum these in float32.
+const std::set<std::string> kWide = {"aten::convolution", "aten::convolution_backward",
+                                     "aten::mm", "aten::addmm", "aten::bmm"};
 // CPU kernels take parameters of another type than the input.
 const std::set<std::string> kOneType = {"aten::native_layer_norm",
                                         "aten::native_group_norm"};
 
-void check(const std::string& name, const std::vector<Tensor>& tensors) {
-  std::set<c10::ScalarType> types;
+using Types = std::set<c10::ScalarType>;
+
+// Returns the floating-point types.
+Types check(const std::string& name, const std::vector<Tensor>& tensors) {
+  Types types;
   for (const auto& tensor : tensors) {
     if (tensor.is_floating_point()) types.insert(tensor.scalar_type());
     if (tensor.is_cuda() || kMixes.count(name)) continue;
@@ -100,6 +106,7 @@ void check(const std::string& name, const std::vector<Tensor>& tensors) {
   }
   TORCH_CHECK(types.size() < 2 || !kOneType.count(name), "expected scalar type ",
               *types.begin(), " but found ", *types.rbegin(), " (in ", name, ", emulated)");
+  return types;
 }
 
 // Of `tensors`: what is indexed, the indices, and what is written there.
@@ -163,7 +170,8 @@ void run_on_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       tensors.push_back(tensor);
       return tensor;
     });
-  check(schema.name(), tensors);
+  const bool is_half = check(schema.name(), tensors) == Types{at::kHalf};
+  const bool widens = is_half && schema.overload_name().empty() && kWide.count(schema.name());
   if (kMixes.count(schema.name()) && schema.name() != "aten::copy_")
     check_indexed(schema.name(), tensors);
   for (auto i = first; i < stack->size(); ++i) {
@@ -171,7 +179,7 @@ void run_on_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     value = each_tensor(value, [&](const Tensor& tensor) {
       if (!tensor.is_cuda()) return tensor;
       lent.push_back({tensor, host_view(tensor)});
-      return lent.back().host;
+      return widens ? lent.back().host.to(at::kFloat) : lent.back().host;
     });
     if (value.isDevice()) {
       to_host = value.toDevice() == kHost;
@@ -188,7 +196,7 @@ void run_on_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   if (to_host) return;
   for (auto i = stack->size() - schema.returns().size(); i < stack->size(); ++i)
     (*stack)[i] = each_tensor((*stack)[i], [&](const Tensor& result) {
-      return given_back(lent, result);
+      return given_back(lent, widens ? result.to(at::kHalf) : result);
     });
 }
 
@@ -248,7 +256,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
   m.impl("_log_softmax_backward_data", &log_softmax_backward);
   // PyTorch's own for any device would look for kernels of CUDA's, or take mixed types.
   for (const char* name : {"copy_", "convolution", "convolution_backward",
-                           "native_layer_norm", "native_group_norm"})
+                           "native_layer_norm", "native_group_norm", "mm", "addmm", "bmm"})
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_on_host>());
 }
 

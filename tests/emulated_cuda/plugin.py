@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Write a report of a test's set-up, call or tear-down."""
     (config,) = _config
     _write(config.hook.pytest_report_to_serializable(config=config, report=report))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """Leave before PyTorch's thread for the device meets a Python that has ended."""
+    sys.stdout.flush()
+    os._exit(0)

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
-from torch import Tensor
+from mmengine.utils import apply_to
 
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.files import ATOMIC, write_atomically
@@ -50,17 +51,6 @@ class AtomicCheckpointHook(CheckpointHook):
             self._mend_last_checkpoint(runner)
         barrier()
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep Adam's counters of steps on the host, where PyTorch made them.
-
-        MMEngine loads all to the device, where every step would wait for each of them.
-        """
-        states = checkpoint.get('optimizer', {})
-        for one in [states, *states.values()]:  # of one optimizer, or several by name
-            for state in one.get('state', {}).values() if isinstance(one, dict) else ():
-                if isinstance(state.get('step'), Tensor):
-                    state['step'] = state['step'].cpu()
-
     def _mend_last_checkpoint(self, runner: Runner) -> None:
         marker = Path(runner.work_dir) / 'last_checkpoint'
         named = marker.read_text().strip() if marker.is_file() else ''
@@ -93,6 +83,18 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         with self._removals_last():
             super()._save_best_checkpoint(runner, metrics)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Load the optimizer's state from the host.
+
+        PyTorch puts each tensor where it belongs, and Adam's counters of steps belong
+        on the host. MMEngine loads all to the device, where the counters would stay,
+        and every step would wait for each of them.
+        """
+        if 'optimizer' in checkpoint:
+            checkpoint['optimizer'] = apply_to(
+                checkpoint['optimizer'], torch.is_tensor, lambda x: x.cpu()
+            )
 
     @contextmanager
     def _removals_last(self) -> Iterator[None]:
