@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-SOURCE = Path(__file__).with_name('device.cpp')
+SOURCE = Path(__file__).parent / 'cpp' / 'device.cpp'
 STAND_INS = dict(  # of torch.cuda, where PyTorch asks for a build with CUDA
     _initialized=True,
     _lazy_init=lambda: None,
@@ -55,7 +55,9 @@ def build() -> Path:
         RuntimeError: With the compiler's first error.
     """
     torch = Path(find_spec('torch').origin).parent
-    what = SOURCE.read_bytes() + f'{version("torch")} {torch}'.encode()
+    sources = sorted(SOURCE.parent.iterdir())
+    what = b''.join(path.read_bytes() for path in sources)
+    what += f'{version("torch")} {torch}'.encode()
     home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     cache = Path(os.environ.get('CTKD_MM_CACHE') or Path(home, 'ctkd_mm'))
     library = cache / f'emulated_cuda_{hashlib.sha256(what).hexdigest()[:16]}.so'
@@ -86,9 +88,8 @@ def load() -> None:
         RuntimeError: If it cannot be built or does not work with this PyTorch.
     """
     assert 'torch' not in sys.modules, 'PyTorch asks for its devices only once'
-    library = build()
     try:
-        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(build()), mode=ctypes.RTLD_GLOBAL)
         _patch()
         _try()
     except Exception as error:
@@ -98,10 +99,8 @@ def load() -> None:
 def loaded() -> bool:
     """Whether this process has the emulated device."""
     torch = sys.modules.get('torch')
-    return hasattr(torch, 'cuda') and torch.cuda.get_device_name is _name
-
-
-_name = STAND_INS['get_device_name']
+    stand_in = STAND_INS['is_available']
+    return torch is not None and torch.cuda.is_available is stand_in
 
 
 def _patch() -> None:
