@@ -124,3 +124,23 @@ def test_averages_follow_the_steps_of_accumulated_gradients(cfg):
         torch.testing.assert_close(got[key].cpu().double(), value, rtol=1e-5, atol=1e-7)
     again, _ = resumed(cfg)
     assert_same_bits(state(again), state(runner))
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_a_teacher_in_lower_precision_teaches_a_student_in_float32(demo_cfg, dtype):
+    demo_cfg.model.teacher_dtype = dtype
+    demo_cfg.train_cfg.max_epochs = 1
+    _, steps = train(demo_cfg)
+    assert len(steps.losses) == 2
+    assert all(losses['distill.loss_kd'] > 0 for losses in steps.losses)
+
+
+def test_a_fused_optimizer_steps_under_loss_scaling(demo_cfg):
+    demo_cfg.optim_wrapper.update(PRECISIONS['float16'])
+    demo_cfg.optim_wrapper.optimizer.fused = True
+    demo_cfg.train_cfg.max_epochs = 1
+    runner, steps = train(demo_cfg)
+    assert len(steps.losses) == 2
+    assert runner.optim_wrapper.loss_scaler.get_scale() == 64
+    before, *_, after = steps.weights
+    assert all(not torch.equal(before[k], after[k]) for k in before)
