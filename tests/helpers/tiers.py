@@ -1,4 +1,4 @@
-"""The three tiers of the tests: unit, start and process, see pyproject.toml."""
+"""The four tiers of the tests, see pyproject.toml."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from emulated_cuda import device
 from mmengine.runner import Runner
 
-TIERS = ('process', 'start', 'unit')  # the longest tests first
+TIERS = ('emulated_cuda', 'process', 'start', 'unit')  # the longest tests first
 
 
 def tier(item: pytest.Item) -> str:
@@ -36,6 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold a test to its tier, so that the marks stay true."""
+    is_emulated = request.node.get_closest_marker('emulated_cuda') is not None
+    assert device.loaded() == is_emulated, 'mark this test emulated_cuda'
     if request.node.get_closest_marker('process'):
         return
     is_unit = request.node.get_closest_marker('unit') is not None

@@ -96,6 +96,18 @@ class AtomicCheckpointHook(CheckpointHook):
         with self._removals_last():
             super()._save_best_checkpoint(runner, metrics)
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Load the optimizer's state from the host.
+
+        PyTorch puts each tensor where it belongs, and Adam's counters of steps belong
+        on the host. MMEngine loads all to the device, where the counters would stay,
+        and every step would wait for each of them.
+        """
+        if 'optimizer' in checkpoint:
+            checkpoint['optimizer'] = apply_to(
+                checkpoint['optimizer'], torch.is_tensor, lambda x: x.cpu()
+            )
+
     @contextmanager
     def _removals_last(self) -> Iterator[None]:
         backend, removed = self.file_backend, []
