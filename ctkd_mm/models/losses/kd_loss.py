@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+
 import torch
 from torch import Tensor, nn
 
 from ctkd_mm.registry import MODELS
-from ctkd_mm.utils.numbers import is_not_negative
 
 
 def tempered_logits(
@@ -102,7 +104,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def check_factor(name: str, value: float, zero: str) -> float:
-    """Return a factor of a loss.
+    """Return a factor of a loss or of its gradient.
 
     Args:
         name: Its key in the config.
@@ -110,9 +112,9 @@ def check_factor(name: str, value: float, zero: str) -> float:
         zero: What 0 does.
 
     Raises:
-        ValueError: If it is negative or infinite.
+        ValueError: If it is negative, infinite or no number.
     """
-    if not is_not_negative(value):
+    if not (isinstance(value, Real) and 0 <= value < math.inf):
         raise ValueError(f'{name} must be >= 0 and finite, got {value!r}: 0 {zero}')
     return value
 
