@@ -145,8 +145,16 @@ class SoftLoss(nn.Module):
             'loss_weight', loss_weight, 'turns distillation off'
         )
 
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Return the weighted loss, a scalar, for logits of (N, C).
+
+        Raises:
+            ValueError: If the two shapes differ; see :func:`tempered_logits`.
+        """
+        return self.weighted(preds_S, preds_T)
+
     def weighted(self, preds_S: Tensor, preds_T: Tensor, *args: Tensor) -> Tensor:
-        """Return the weighted loss, a scalar, for logits of (N, C)."""
+        """Compute the loss for :meth:`forward`, and for losses with labels."""
         preds_T = preds_T.detach()
         with torch.autocast(preds_S.device.type, enabled=False):
             preds_S, preds_T = at_least_float32(preds_S), at_least_float32(preds_T)
@@ -191,14 +199,6 @@ class CTKDLoss(SoftLoss):
         >>> bool(loss_kd.temperature.tau > 2)
         True
     """
-
-    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Return the weighted loss, a scalar, for logits of (N, C).
-
-        Raises:
-            ValueError: If the two shapes differ; see :func:`tempered_logits`.
-        """
-        return self.weighted(preds_S, preds_T)
 
     def divergence(self, preds_S: Tensor, preds_T: Tensor, tau: Tensor) -> Tensor:
         """Return :func:`kd_kl_div`."""

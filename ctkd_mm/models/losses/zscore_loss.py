@@ -62,7 +62,8 @@ class ZScoreLoss(AroundLoss):
 
     def transform(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         """Standardise the rows of both."""
-        return _z_score(preds_S), _z_score(preds_T)
+        both = preds_S, preds_T
+        return tuple((x - x.mean(dim=1, keepdim=True)) / spread(x) for x in both)
 
 
 @MODELS.register_module()
@@ -94,7 +95,3 @@ class NormKDLoss(AroundLoss):
     def transform(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         """Give the student's rows the teacher's spread."""
         return preds_S * (spread(preds_T) / spread(preds_S)), preds_T
-
-
-def _z_score(preds: Tensor) -> Tensor:
-    return (preds - preds.mean(dim=1, keepdim=True)) / spread(preds)
