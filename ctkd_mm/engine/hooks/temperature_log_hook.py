@@ -29,8 +29,6 @@ class TemperatureLogHook(Hook):
     Source: extends :class:`mmengine.hooks.Hook`.
     """
 
-    priority = 'NORMAL'
-
     def before_train(self, runner: Runner) -> None:
         """Find what to log, and when."""
         found = find_temperatures(runner.model)
