@@ -7,6 +7,7 @@ any config, under any default scope, without ``custom_imports``.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from mmengine import registry
 from mmengine.registry import Registry
@@ -47,6 +48,13 @@ class LazyRegistry(Registry):
 
 
 MODELS = LazyRegistry(registry.MODELS, 'models')
+
+
+def built(module: Any) -> Any:
+    """Build a module of a model from its config; a module stays as it is."""
+    return MODELS.build(module) if isinstance(module, dict) else module
+
+
 HOOKS = LazyRegistry(
     registry.HOOKS, 'engine.hooks', 'engine.loops', 'checks', 'analysis'
 )

@@ -8,7 +8,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from ctkd_mm.registry import MODELS
+from ctkd_mm.registry import MODELS, built
 
 
 def tempered_logits(
@@ -138,9 +138,7 @@ class SoftLoss(nn.Module):
 
     def __init__(self, temperature: nn.Module | dict, loss_weight: float = 1.0) -> None:
         super().__init__()
-        if isinstance(temperature, dict):
-            temperature = MODELS.build(temperature)
-        self.temperature = temperature
+        self.temperature = built(temperature)
         self.loss_weight = check_factor(
             'loss_weight', loss_weight, 'turns distillation off'
         )

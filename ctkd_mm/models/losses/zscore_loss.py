@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ctkd_mm.models.losses.kd_loss import at_least_float32
 from ctkd_mm.models.temperatures.fixed import spread
-from ctkd_mm.registry import MODELS
+from ctkd_mm.registry import MODELS, built
 
 
 class AroundLoss(nn.Module):
@@ -22,7 +22,7 @@ class AroundLoss(nn.Module):
 
     def __init__(self, loss: nn.Module | dict) -> None:
         super().__init__()
-        self.loss = MODELS.build(loss) if isinstance(loss, dict) else loss
+        self.loss = built(loss)
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, **others: Tensor) -> Tensor:
         """Return the inner loss of the transformed logits of (N, C)."""

@@ -12,7 +12,7 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from ctkd_mm.models.teachers.preprocessor import pixels_of
-from ctkd_mm.registry import MODELS
+from ctkd_mm.registry import built
 from ctkd_mm.utils.messages import some
 from ctkd_mm.utils.weights import state_dict_of, weights_sha256
 
@@ -30,7 +30,7 @@ def build_detector(model: BaseModel | dict | str) -> BaseModel:
         return get_model(**model)
     if isinstance(model, str):
         model = get_model(model) if '::' in model else Config.fromfile(model).model
-    return MODELS.build(model) if isinstance(model, dict) else model
+    return built(model)
 
 
 def load_teacher(
