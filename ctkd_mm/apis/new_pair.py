@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -31,7 +33,7 @@ def new_pair(
         teacher_ckpt: Path or URL; None takes the model zoo's.
 
     Returns:
-        What was found, a line each.
+        What was found and how to go on, a line each.
 
     Raises:
         ValueError: If there is no such config or checkpoint; if the two are no pair, or
@@ -55,7 +57,14 @@ def new_pair(
         report = [f'{distiller}, method {method}', *_build(text, folder)]
     with open(out, 'x') as file:
         file.write(text)
-    return report
+    config, work_dir = shlex.quote(out), shlex.quote(f'work_dirs/{Path(out).stem}')
+    tools = shlex.quote(os.path.relpath(Path(__file__).parents[2] / 'tools'))
+    return [
+        *report,
+        f'{out} is written. Check, then train:',
+        f'  python {tools}/check.py {config}',
+        f'  python {tools}/train.py {config} --work-dir {work_dir}',
+    ]
 
 
 def _fitting(method: str, student: Config) -> tuple[str, str]:

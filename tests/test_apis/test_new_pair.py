@@ -369,7 +369,7 @@ def test_other_pixels_are_noted(tmp_path):
     teacher = derived(tmp_path / 'teacher.py', DEMO.format('half'), grey)
     path = str(tmp_path / 'pair.py')
     report = new_pair(teacher, DEMO.format('eighth'), 'ctkd', path, CKPT)
-    assert report[-1] == "pixels: each model's own"
+    assert "pixels: each model's own" in report
 
 
 @pytest.fixture
