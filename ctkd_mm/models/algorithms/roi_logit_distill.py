@@ -9,7 +9,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from ctkd_mm.models.algorithms.logit_distill import LogitDistill
+from ctkd_mm.models.algorithms.logit_distill import LogitDistill, of_both
 from ctkd_mm.models.heads import roi_head
 from ctkd_mm.registry import MODELS
 
@@ -73,11 +73,7 @@ class RoILogitDistill(LogitDistill):
             roi_logits=dict(type='mmrazor.ModuleOutputs', source=head_S),
         )
         # The last of a step: hard-example samplers score candidates before.
-        preds = dict(recorder='roi_logits', record_idx=-1, data_idx=0)
-        mappings = dict(
-            preds_S=dict(from_student=True, **preds),
-            preds_T=dict(from_student=False, **preds),
-        )
+        mappings = of_both(recorder='roi_logits', record_idx=-1, data_idx=0)
         if labels:
             loss_cls = dict(type='mmrazor.ModuleInputs', source=f'{head_S}.loss_cls')
             student_recorders['roi_labels'] = loss_cls
