@@ -72,7 +72,5 @@ def _registered(kind: str | None = None) -> Iterator[type]:
 def _arguments(name: str) -> set[str]:
     """Names of the arguments of the classes of a name and of their parents."""
     known = [cls for cls in _registered() if cls.__name__ == name]
-    bases = {base for cls in known for base in cls.__mro__}
-    return {
-        arg for base in bases for arg in inspect.signature(base.__init__).parameters
-    }
+    found = [inspect.signature(base.__init__) for cls in known for base in cls.__mro__]
+    return {argument for signature in found for argument in signature.parameters}
