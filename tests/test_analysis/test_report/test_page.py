@@ -227,8 +227,8 @@ def test_a_row_gives_the_mean_of_the_seeds_and_their_range(
 class HalfOracle(BaseModel):
     """Finds every object; takes the last five classes for the first, half as sure."""
 
-    def __init__(self, **kwargs) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, data_preprocessor) -> None:
+        super().__init__(data_preprocessor)
         self.unused = torch.nn.Parameter(torch.ones(1))  # a checkpoint holds weights
 
     def forward(self, inputs, data_samples, mode):
