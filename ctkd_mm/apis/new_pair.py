@@ -8,9 +8,10 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 
-from ctkd_mm.apis.model_zoo import find_config, load_config, zoo_weights
+from ctkd_mm.apis.model_zoo import find_config, zoo_weights
 from ctkd_mm.apis.pair_template import methods, render
 
 
@@ -44,7 +45,7 @@ def new_pair(
     if Path(out).exists():  # known now, not after both models are built
         raise FileExistsError(f'{out} exists: give another name, or remove it first')
     teacher, student = find_config(teacher), find_config(student)
-    student_cfg = load_config(student)
+    student_cfg = get_config(student) if '::' in student else Config.fromfile(student)
     if 'teacher_ckpt' in student_cfg.model:
         raise ValueError(
             f'student is a {student_cfg.model.type}, a distillation itself: give the '
