@@ -116,8 +116,7 @@ class LogitRecorder:
             raise ValueError(f'{self.name} got no logits: take more images, with boxes')
         rows = Rows(*map(torch.cat, zip(*steps)), self.loss)
         background = rows.labels == self.num_classes
-        foreground = (rows.labels >= 0) & ~background
-        masks = dict(foreground=foreground, background=background)
+        masks = dict(foreground=(rows.labels >= 0) & ~background, background=background)
         parts = {part: rows.select(mask) for part, mask in masks.items() if mask.any()}
         return {**parts, 'all': rows}
 

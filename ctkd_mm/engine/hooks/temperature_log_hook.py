@@ -40,9 +40,8 @@ class TemperatureLogHook(Hook):
         if several and loggers[:1] == [self]:
             for suffix, name in zip(suffixes, found):
                 runner.logger.info(f'tau{suffix} is the temperature at {name}')
-        self.log_interval = next(
-            (h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 1
-        )
+        intervals = [h.interval for h in runner.hooks if isinstance(h, LoggerHook)]
+        self.log_interval = intervals[0] if intervals else 1
 
     def after_train_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
         """Hand the scalars to the message hub when they will be read."""

@@ -89,14 +89,12 @@ class DenseLogitDistill(LogitDistill):
                 'take ctkd_mm.BernoulliCTKDLoss for sigmoid classes, ctkd_mm.CTKDLoss '
                 'for softmax'
             )
-        recorders = dict(
-            dense_logits=dict(type='mmrazor.ModuleOutputs', source='bbox_head')
-        )
+        logits = dict(type='mmrazor.ModuleOutputs', source='bbox_head')
         columns = student.bbox_head.cls_out_channels
         preds = of_both(recorder='dense_logits', data_idx=0, connector='dense_rows')
         return dict(
-            student_recorders=recorders,
-            teacher_recorders=recorders,
+            student_recorders=dict(dense_logits=logits),
+            teacher_recorders=dict(dense_logits=logits),
             connectors=dict(dense_rows=dict(type='ctkd_mm.DenseRows', columns=columns)),
             loss_forward_mappings=dict(loss_kd=preds),
         )

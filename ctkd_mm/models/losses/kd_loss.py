@@ -139,9 +139,7 @@ class SoftLoss(nn.Module):
     def __init__(self, temperature: nn.Module | dict, loss_weight: float = 1.0) -> None:
         super().__init__()
         self.temperature = built(temperature)
-        self.loss_weight = check_factor(
-            'loss_weight', loss_weight, 'turns distillation off'
-        )
+        self.loss_weight = check_factor('loss_weight', loss_weight, 'turns it off')
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Return the weighted loss, a scalar, for logits of (N, C).
@@ -153,11 +151,10 @@ class SoftLoss(nn.Module):
 
     def weighted(self, preds_S: Tensor, preds_T: Tensor, *args: Tensor) -> Tensor:
         """Compute the loss for :meth:`forward`, and for losses with labels."""
-        preds_T = preds_T.detach()
         with torch.autocast(preds_S.device.type, enabled=False):
-            preds_S, preds_T = at_least_float32(preds_S), at_least_float32(preds_T)
-            tau = self.temperature(preds_S, preds_T)
-            return self.loss_weight * self.divergence(preds_S, preds_T, tau, *args)
+            preds = at_least_float32(preds_S), at_least_float32(preds_T.detach())
+            tau = self.temperature(*preds)
+            return self.loss_weight * self.divergence(*preds, tau, *args)
 
     def divergence(
         self, preds_S: Tensor, preds_T: Tensor, tau: Tensor, *args: Tensor

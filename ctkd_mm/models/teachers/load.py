@@ -18,7 +18,6 @@ from ctkd_mm.utils.weights import state_dict_of, weights_sha256
 
 # What BatchNorm counts but no evaluation reads; files older than it lack it.
 TOLERATED = (r'num_batches_tracked$',)
-SHOWN = 5
 
 
 def build_detector(model: BaseModel | dict | str) -> BaseModel:
@@ -159,5 +158,5 @@ def load_matching(model: nn.Module, weights: dict, ignore_keys: Sequence[str]) -
     for what, keys in misfits.items():
         bad = [key for key in keys if not any(t.search(key) for t in tolerated)]
         if bad:
-            found.append(f'{len(bad)} {what}: {some(bad, SHOWN)}')
+            found.append(f'{len(bad)} {what}: {some(bad, shown=5)}')
     return '. '.join(found)
