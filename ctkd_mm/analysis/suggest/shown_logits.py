@@ -86,9 +86,7 @@ class LogitRecorder:
             and labels of the same rows, if there is one.
     """
 
-    def __init__(
-        self, name: str, model: nn.Module, head: nn.Module | None = None
-    ) -> None:
+    def __init__(self, name: str, model: nn.Module, head: nn.Module | None) -> None:
         self.name, self.loss = name, model.get_submodule(name.rpartition('.')[0])
         # The label after those of the classes is the background's.
         self.num_classes = getattr(head, 'num_classes', 0)

@@ -52,11 +52,10 @@ class TemperatureLogHook(Hook):
 
     def scalars(self) -> dict[str, float | Tensor]:
         """What to log now, by its key."""
-        return {
-            key: value
-            for suffix, temperature in self.temperatures.items()
-            for key, value in _tau_stats(temperature.tau, suffix).items()
-        }
+        stats: dict[str, float | Tensor] = {}
+        for suffix, temperature in self.temperatures.items():
+            stats.update(_tau_stats(temperature.tau, suffix))
+        return stats
 
 
 def _tau_stats(tau: Tensor | None, suffix: str) -> dict[str, Tensor]:
@@ -66,9 +65,7 @@ def _tau_stats(tau: Tensor | None, suffix: str) -> dict[str, Tensor]:
         return {f'tau{suffix}': tau}
     if tau.size(1) == 2:
         student, teacher = tau.split(1, dim=1)
-        return {
-            **_tau_stats(student, f'{suffix}.S'),
-            **_tau_stats(teacher, f'{suffix}.T'),
-        }
+        of_student = _tau_stats(student, f'{suffix}.S')
+        return {**of_student, **_tau_stats(teacher, f'{suffix}.T')}
     stats = dict(tau=tau.mean(), tau_min=tau.min(), tau_max=tau.max())
     return {f'{key}{suffix}': value for key, value in stats.items()}

@@ -8,8 +8,9 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from ctkd_mm.models.algorithms.logit_distill import LogitDistill, of_both
+from ctkd_mm.models.algorithms.logit_distill import LogitDistill
 from ctkd_mm.models.heads.dense_head import check_aligned, check_dense_head, dense_head
+from ctkd_mm.models.losses.kinds import of_both
 from ctkd_mm.registry import MODELS
 
 

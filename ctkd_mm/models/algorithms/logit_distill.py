@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -220,12 +219,6 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         parts = self.distiller.student_recorders, self.distiller.teacher_recorders
         for recorder in (r for part in parts for r in part.recorders.values()):
             recorder.reset_data_buffer()
-
-
-def of_both(**preds: Any) -> dict[str, dict]:
-    """Say that ``loss_kd`` gets the same records of the student and of the teacher."""
-    sides = dict(preds_S=True, preds_T=False)
-    return {key: dict(from_student=own, **preds) for key, own in sides.items()}
 
 
 def _join(distiller: dict, ours: dict, loss_kd: dict) -> dict:

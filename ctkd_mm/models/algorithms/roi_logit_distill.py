@@ -9,8 +9,9 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from ctkd_mm.models.algorithms.logit_distill import LogitDistill, of_both
+from ctkd_mm.models.algorithms.logit_distill import LogitDistill
 from ctkd_mm.models.heads import roi_head
+from ctkd_mm.models.losses.kinds import of_both
 from ctkd_mm.registry import MODELS
 
 
@@ -68,6 +69,7 @@ class RoILogitDistill(LogitDistill):
         head_S = roi_head.roi_path(student, 'bbox_head', self.student_stage)
         head_T = roi_head.roi_path(teacher, 'bbox_head', self.teacher_stage)
         extractor = roi_head.roi_path(student, 'bbox_roi_extractor', self.student_stage)
+        logits_T = dict(type='mmrazor.ModuleOutputs', source=head_T)
         student_recorders = dict(
             rois=dict(type='mmrazor.ModuleInputs', source=extractor),
             roi_logits=dict(type='mmrazor.ModuleOutputs', source=head_S),
@@ -82,9 +84,7 @@ class RoILogitDistill(LogitDistill):
             )
         return dict(
             student_recorders=student_recorders,
-            teacher_recorders=dict(
-                roi_logits=dict(type='mmrazor.ModuleOutputs', source=head_T)
-            ),
+            teacher_recorders=dict(roi_logits=logits_T),
             loss_forward_mappings=dict(loss_kd=mappings),
         )
 

@@ -53,5 +53,4 @@ def find_temperatures(model: nn.Module) -> dict[str, Temperature]:
     Returns:
         The temperatures, in the order of the modules.
     """
-    modules = model.named_modules()
-    return {name: module for name, module in modules if isinstance(module, Temperature)}
+    return {k: m for k, m in model.named_modules() if isinstance(m, Temperature)}
