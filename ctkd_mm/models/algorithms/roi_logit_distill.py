@@ -29,16 +29,16 @@ class RoILogitDistill(LogitDistill):
     shared head (C4) can teach each other. Of a cascade one stage takes part: as the
     student with the RoIs that reach this stage, as the teacher with its box head.
 
+    ``loss_kd`` gets logits of (N, num_classes + 1), N the RoIs of the batch. A loss
+    with ``forward(preds_S, preds_T, labels)`` also gets the labels that the student is
+    trained with, (N,), background ``num_classes``.
+
     Args:
-        architecture: See :class:`ctkd_mm.models.algorithms.logit_distill.LogitDistill`.
-        teacher: See there.
-        loss_kd: See there. The logits are (N, num_classes + 1), N the RoIs of the
-            batch; a loss with ``forward(preds_S, preds_T, labels)`` also gets the
-            labels that the student is trained with, (N,), background ``num_classes``.
         student_stage: Which stage of a cascaded student, from 0.
         teacher_stage: Which stage of a cascaded teacher, from 0.
 
-    ``teacher_ckpt``, ``distiller`` and the other arguments: see there.
+    ``architecture``, ``teacher``, ``loss_kd``, ``teacher_ckpt`` and the others: see
+    :class:`ctkd_mm.models.algorithms.logit_distill.LogitDistill`.
 
     Raises:
         ValueError: If a model has no such box head with softmax classes, the numbers
