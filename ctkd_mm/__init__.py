@@ -14,7 +14,7 @@ __version__ = '0.1.0'
 
 __getattr__, __all__ = face(
     __name__,
-    {
+    **{
         'analysis': 'TemperatureDoctorHook',
         'engine.hooks': 'CurriculumHook TemperatureLogHook TemperatureScheduleHook',
         'models.losses': """

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
@@ -35,19 +32,6 @@ def _check(cfg: Config) -> list[str]:
     return [*check(cfg), f'{cfg.filename} is ready to train']
 
 
-def _new_pair(out: str, **options: str) -> list[str]:
-    from ctkd_mm.apis.new_pair import new_pair
-
-    config, work_dir = shlex.quote(out), shlex.quote(f'work_dirs/{Path(out).stem}')
-    tools = shlex.quote(os.path.relpath(Path(__file__).parents[1] / 'tools'))
-    return [
-        *new_pair(out=out, **options),
-        f'{out} is written. Check, then train:',
-        f'  python {tools}/check.py {config}',
-        f'  python {tools}/train.py {config} --work-dir {work_dir}',
-    ]
-
-
 def _diagnose(runs: list[str]) -> None:
     """Print the verdicts; end with the status that ``--help`` explains."""
     from ctkd_mm.analysis.doctor.diagnose import diagnose_run
@@ -60,7 +44,6 @@ def _diagnose(runs: list[str]) -> None:
             print(f'{run} cannot be judged. {error}', file=sys.stderr)
             status = 2
             continue
-        found = found if isinstance(found, dict) else {'': found}
         for suffix, findings in found.items():
             for finding in findings:
                 print(f'{run}, tau{suffix}: {finding.verdict}')
@@ -100,7 +83,7 @@ suggest_temperature = Tool(
     'No suggestion for {config}',
 )
 new_pair = Tool(
-    'cli._new_pair',
+    'apis.new_pair',
     "Write a distillation config for two of MMDetection's detectors",
     {
         'teacher': DETECTOR,

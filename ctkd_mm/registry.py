@@ -7,6 +7,7 @@ any config, under any default scope, without ``custom_imports``.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from mmengine import registry
 from mmengine.registry import Registry
@@ -18,11 +19,12 @@ class LazyRegistry(Registry):
     So a loss finds its temperature without MMRazor, which the distillers need.
 
     Args:
-        parent: MMEngine's registry of the same kind.
+        name: That of MMEngine's registry of the same kind, its parent.
         packages: Relative to ctkd_mm; what they register is among their public names.
     """
 
-    def __init__(self, parent: Registry, *packages: str) -> None:
+    def __init__(self, name: str, *packages: str) -> None:
+        parent = getattr(registry, name)
         super().__init__(parent.name, parent=parent, scope='ctkd_mm')
         self.packages = [f'ctkd_mm.{package}' for package in packages]
 
@@ -46,13 +48,14 @@ class LazyRegistry(Registry):
                     getattr(package, public)
 
 
-MODELS = LazyRegistry(registry.MODELS, 'models')
-HOOKS = LazyRegistry(
-    registry.HOOKS, 'engine.hooks', 'engine.loops', 'checks', 'analysis'
-)
-LOOPS = LazyRegistry(registry.LOOPS, 'engine.loops')
-OPTIM_WRAPPERS = LazyRegistry(registry.OPTIM_WRAPPERS, 'engine.optim')
-OPTIM_WRAPPER_CONSTRUCTORS = LazyRegistry(
-    registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine.optim'
-)
-METRICS = LazyRegistry(registry.METRICS, 'evaluation')
+MODELS = LazyRegistry('MODELS', 'models')
+HOOKS = LazyRegistry('HOOKS', 'engine.hooks', 'engine.loops', 'checks', 'analysis')
+LOOPS = LazyRegistry('LOOPS', 'engine.loops')
+OPTIM_WRAPPERS = LazyRegistry('OPTIM_WRAPPERS', 'engine.optim')
+OPTIM_WRAPPER_CONSTRUCTORS = LazyRegistry('OPTIM_WRAPPER_CONSTRUCTORS', 'engine.optim')
+METRICS = LazyRegistry('METRICS', 'evaluation')
+
+
+def built(module: Any) -> Any:
+    """Build a module of a model from its config; a module stays as it is."""
+    return MODELS.build(module) if isinstance(module, dict) else module

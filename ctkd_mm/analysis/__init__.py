@@ -4,7 +4,7 @@ from ctkd_mm.utils.lazy import face
 
 __getattr__, __all__ = face(
     __name__,
-    {
+    **{
         'doctor.diagnose': 'diagnose diagnose_run',
         'doctor.doctor_hook': 'TemperatureDoctorHook',
         'figures': 'plot_curriculum',

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import Iterable, Union
@@ -14,6 +13,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader
 
+from ctkd_mm.models.teachers.load import load_matching
 from ctkd_mm.utils.weights import state_dict_of, student_weights
 
 PathLike = Union[str, Path]
@@ -82,14 +82,10 @@ def load_student(student: BaseModel, checkpoint: PathLike) -> None:
     loaded = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')
     weights = state_dict_of(loaded, checkpoint)
     weights = student_weights(weights) or weights
-    own = student.state_dict()
-    kept = {k: own[k] for k in own if '.temperature.' in k}
     given = {k: weights[k] for k in weights if '.temperature.' not in k}
-    try:
-        student.load_state_dict({**given, **kept})
-    except RuntimeError as error:  # it lists every weight
-        fault = textwrap.shorten(str(error), 300)
-        raise ValueError(f'{checkpoint} does not fit the student. {fault}') from None
+    misfits = load_matching(student, given, [r'\.temperature\.'])
+    if misfits:
+        raise ValueError(f'{checkpoint} does not fit the student. {misfits}')
 
 
 def run_name(run: PathLike) -> str:

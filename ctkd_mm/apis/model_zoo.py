@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.utils import get_installed_path
 
@@ -33,11 +32,6 @@ def find_config(name: str) -> str:
     raise ValueError(
         f'{name} is neither a file nor in the model zoo of MMDetection{near}'
     )
-
-
-def load_config(name: str) -> Config:
-    """Load what :func:`find_config` found."""
-    return get_config(name) if '::' in name else Config.fromfile(name)
 
 
 def zoo_weights(teacher: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 
-from ctkd_mm.apis.model_zoo import find_config, load_config, zoo_weights
+from ctkd_mm.apis.model_zoo import find_config, zoo_weights
 from ctkd_mm.apis.pair_template import methods, render
 
 
@@ -31,7 +34,7 @@ def new_pair(
         teacher_ckpt: Path or URL; None takes the model zoo's.
 
     Returns:
-        What was found, a line each.
+        What was found and how to go on, a line each.
 
     Raises:
         ValueError: If there is no such config or checkpoint; if the two are no pair, or
@@ -42,7 +45,7 @@ def new_pair(
     if Path(out).exists():  # known now, not after both models are built
         raise FileExistsError(f'{out} exists: give another name, or remove it first')
     teacher, student = find_config(teacher), find_config(student)
-    student_cfg = load_config(student)
+    student_cfg = get_config(student) if '::' in student else Config.fromfile(student)
     if 'teacher_ckpt' in student_cfg.model:
         raise ValueError(
             f'student is a {student_cfg.model.type}, a distillation itself: give the '
@@ -55,7 +58,14 @@ def new_pair(
         report = [f'{distiller}, method {method}', *_build(text, folder)]
     with open(out, 'x') as file:
         file.write(text)
-    return report
+    config, work_dir = shlex.quote(out), shlex.quote(f'work_dirs/{Path(out).stem}')
+    tools = shlex.quote(os.path.relpath(Path(__file__).parents[2] / 'tools'))
+    return [
+        *report,
+        f'{out} is written. Check, then train:',
+        f'  python {tools}/check.py {config}',
+        f'  python {tools}/train.py {config} --work-dir {work_dir}',
+    ]
 
 
 def _fitting(method: str, student: Config) -> tuple[str, str]:

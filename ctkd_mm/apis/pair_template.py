@@ -91,12 +91,10 @@ def _path(path: str | Path, folder: Path, start: str = '') -> str:
 def _num_classes(method: Config, student: dict) -> int | None:
     """Number of classes for the method's temperature, None where it fits already."""
     found = method.loss_kd.get('temperature', {}).get('num_classes')
-    if found is None:
-        return None
     head = student.get('bbox_head') or student.roi_head.bbox_head
     head = head[0] if isinstance(head, list) else head
     num_classes = head.get('num_classes', 80)  # MMDetection's default
-    return None if num_classes == found else num_classes
+    return None if found in (None, num_classes) else num_classes
 
 
 def _ramps(method: Config, train_cfg: dict) -> list[tuple[int, int, int]]:

@@ -31,8 +31,7 @@ def wrong_annotations(runner: Runner) -> Iterator[str]:
     from mmdet.datasets import CocoDataset
 
     for key, part in data_sets(runner):
-        load = getattr(type(part), 'load_data_list', None)
-        if load is CocoDataset.load_data_list:
+        if getattr(type(part), 'load_data_list', None) is CocoDataset.load_data_list:
             file = read(part.ann_file, part.backend_args)
             yield from (f'{key}: {part.ann_file}: {f}' for f in id_faults(file))
             yield from label_faults(key, part, file)

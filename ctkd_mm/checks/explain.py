@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import mmengine.registry
 from mmengine.config import Config
-from mmengine.registry import Registry
 
 from ctkd_mm.checks.config import other_constructor
 from ctkd_mm.checks.data import emptied_data
@@ -53,8 +52,8 @@ def _causes(text: str, cfg: Config) -> Iterator[str]:
                 if name not in accepted:
                     yield f'{path}.{name}={value[name]!r}{nearest(name, accepted)}'
     elif unknown:
-        name, registry = unknown.groups()
-        near = nearest(bare(name), [cls.__name__ for cls in _registered(registry)])
+        name, kind = unknown.groups()
+        near = nearest(bare(name), [cls.__name__ for cls in _registered(kind)])
         yield from (f'{path}={name!r}{near}' for path, v in walk({**cfg}) if v == name)
     elif NO_IMAGE in text:
         yield from emptied_data(cfg)
@@ -62,10 +61,10 @@ def _causes(text: str, cfg: Config) -> Iterator[str]:
         yield from other_constructor(cfg)
 
 
-def _registered(registry: str | None = None) -> Iterator[type]:
-    """Every class of one kind of registry, or of all."""
+def _registered(kind: str | None = None) -> Iterator[type]:
+    """Every class of the registries of one kind, such as ``model``, or of all."""
     for root in vars(mmengine.registry).values():
-        if isinstance(root, Registry) and registry in (None, root.name):
+        if isinstance(root, mmengine.registry.Registry) and kind in (None, root.name):
             for part in (root, *root.children.values()):
                 yield from filter(inspect.isclass, part.module_dict.values())
 
@@ -73,7 +72,5 @@ def _registered(registry: str | None = None) -> Iterator[type]:
 def _arguments(name: str) -> set[str]:
     """Names of the arguments of the classes of a name and of their parents."""
     known = [cls for cls in _registered() if cls.__name__ == name]
-    bases = {base for cls in known for base in cls.__mro__}
-    return {
-        arg for base in bases for arg in inspect.signature(base.__init__).parameters
-    }
+    found = [inspect.signature(base.__init__) for cls in known for base in cls.__mro__]
+    return {argument for signature in found for argument in signature.parameters}

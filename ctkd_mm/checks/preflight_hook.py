@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from ctkd_mm.checks import config, data, start
@@ -72,15 +71,16 @@ class PreflightHook(Hook):
         model = teaching(runner)
         if model is None:
             return
+        metas = {'teacher_ckpt': model.teacher_meta, **self.loaded}
+        for key, part in data_sets(runner):
+            metas[key] = getattr(part, 'metainfo', None) or {}
         self.report = [
             f'teacher_ckpt {model.teacher_ckpt}, weights sha256 {model.teacher_sha256}',
-            check_class_names(
-                {'teacher_ckpt': model.teacher_meta, **self.loaded}, data_sets(runner)
-            ),
+            check_class_names(metas),
             *(model.check_heads() if hasattr(model, 'check_heads') else ()),
         ]
         if self.expect_map:
-            self.report.append(self._check_map(runner, model, **self.expect_map))
+            self.report.append(self._check_map(runner, **self.expect_map))
         for line in self.report:
             runner.logger.info(f'preflight: {line}')
 
@@ -105,9 +105,8 @@ class PreflightHook(Hook):
         for key, value in self.teacher_map.items():
             runner.message_hub.update_scalar(f'val/teacher/{key}', value)
 
-    def _check_map(
-        self, runner: Runner, model: BaseModel, value: float, tol: float, images: int
-    ) -> str:
+    def _check_map(self, runner: Runner, value: float, tol: float, images: int) -> str:
+        model = teaching(runner)
         images = min(images, len(runner.val_dataloader.dataset))
         metric, found = evaluate_teacher(runner, teacher_of(model), images)
         self.teacher_map = {metric: found}

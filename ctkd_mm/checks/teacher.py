@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import zip_longest
-from typing import Any
 
 import torch
 from mmengine.model import BaseModel
@@ -12,14 +10,12 @@ from mmengine.runner import Runner
 from torch.utils.data import Subset
 
 
-def check_class_names(
-    metas: dict[str, dict], data_sets: Iterable[tuple[str, Any]]
-) -> str:
+def check_class_names(metas: dict[str, dict]) -> str:
     """Compare the class names of checkpoints and data, and their order.
 
     Args:
-        metas: ``meta`` of checkpoints, of MMDetection 3 or 2, by where they come from.
-        data_sets: Keys in the config, and data sets.
+        metas: ``meta`` of checkpoints, of MMDetection 3 or 2, and ``metainfo`` of data
+            sets, by where they come from.
 
     Returns:
         A line for the log.
@@ -27,12 +23,8 @@ def check_class_names(
     Raises:
         ValueError: At the first class that differs, or if their number does.
     """
-    names = {}
-    for key, meta in metas.items():
-        meta = meta.get('dataset_meta') or meta
-        names[key] = meta.get('classes', meta.get('CLASSES'))
-    for key, part in data_sets:
-        names[key] = (getattr(part, 'metainfo', None) or {}).get('classes')
+    metas = {key: meta.get('dataset_meta') or meta for key, meta in metas.items()}
+    names = {k: meta.get('classes', meta.get('CLASSES')) for k, meta in metas.items()}
     known = {key: tuple(value) for key, value in names.items() if value}
     if not known:
         return 'no class names to compare'

@@ -39,10 +39,6 @@ class Demo:
         titles = dict(teacher='teacher', student='student alone')
         return titles.get(name, f'student with {name.upper()}')
 
-    def detector(self, name: str) -> str:
-        """Config of what is evaluated of a run: it has no teacher."""
-        return self.runs['teacher' if name == 'teacher' else 'student']
-
     def prepare(self) -> None:
         """Make the digits, or find the photographs.
 
@@ -79,7 +75,8 @@ class Demo:
 
     def evaluate(self, name: str, checkpoint: Path) -> dict[str, object]:
         """Evaluate the checkpoint of a plain detector; return its row of the table."""
-        config, out = self.detector(name), self.work_dir / name / 'test'
+        config = self.runs['teacher' if name == 'teacher' else 'student']
+        out = self.work_dir / name / 'test'
         _tool('test', out / 'test.log', config, checkpoint, '--work-dir', out)
         metrics = json.loads(sorted(out.glob('*/*.json'))[-1].read_text())
         model = init_detector(config, str(checkpoint), device='cpu')

@@ -53,7 +53,11 @@ def adapt_to_host(tool: Path) -> Namespace:
         config = Config.fromfile(args.config)
         config.merge_from_dict(args.cfg_options or {})
         _init_gloo(args.launcher, config)
-        options += _wrapper_options(config)
+        options.append('model_wrapper_cfg.device_ids=None')
+        if not config.get('model_wrapper_cfg'):  # what MMEngine does without one
+            unused = config.get('find_unused_parameters', False)
+            options.append('model_wrapper_cfg.broadcast_buffers=False')
+            options.append(f'model_wrapper_cfg.find_unused_parameters={unused}')
     if getattr(args, 'amp', False):
         sys.argv = [word for word in sys.argv if word not in ('--amp', '--am')]
         options += [
@@ -96,11 +100,3 @@ def _init_gloo(launcher: str, config: Config) -> None:
     timeout = timedelta(seconds=dist_cfg.get('timeout', 1800))
     torch.distributed.init_process_group('gloo', timeout=timeout)
     atexit.register(leave_group)
-
-
-def _wrapper_options(config: Config) -> list[str]:
-    options = {'device_ids': None}
-    if not config.get('model_wrapper_cfg'):  # what MMEngine does without one
-        unused = config.get('find_unused_parameters', False)
-        options.update(broadcast_buffers=False, find_unused_parameters=unused)
-    return [f'model_wrapper_cfg.{key}={value}' for key, value in options.items()]

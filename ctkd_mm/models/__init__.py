@@ -5,8 +5,6 @@ from importlib import import_module
 from ctkd_mm.utils.lazy import face
 
 PACKAGES = ('algorithms', 'losses', 'temperatures', 'teachers', 'heads')
+FACES = {n: ' '.join(import_module(f'{__name__}.{n}').__all__) for n in PACKAGES}
 
-__getattr__, __all__ = face(
-    __name__,
-    {name: ' '.join(import_module(f'{__name__}.{name}').__all__) for name in PACKAGES},
-)
+__getattr__, __all__ = face(__name__, **FACES)

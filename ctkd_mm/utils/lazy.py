@@ -7,23 +7,19 @@ from importlib import import_module
 from typing import Any
 
 
-def face(
-    package: str, modules: dict[str, str]
-) -> tuple[Callable[[str], Any], list[str]]:
+def face(package: str, **modules: str) -> tuple[Callable[[str], Any], list[str]]:
     """Make ``__getattr__`` and ``__all__`` of a package, as PEP 562 has them.
 
     Args:
         package: The package's ``__name__``.
-        modules: By module, relative to the package: its public names, with spaces
-            between them.
+        modules: The public names of each module, with spaces between them. Dotted
+            paths are relative to the package.
 
     Returns:
         A function that imports a name's module on first use and raises AttributeError
         for any other name; and the public names.
     """
-    where = {
-        name: module for module, names in modules.items() for name in names.split()
-    }
+    where = {name: path for path, names in modules.items() for name in names.split()}
 
     def load(name: str) -> Any:
         if name not in where:

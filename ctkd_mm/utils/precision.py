@@ -48,15 +48,10 @@ def float32_for_mmcv() -> Iterator[None]:
         heads = (BaseDenseHead, BBoxHead)
         return _float32(output) if isinstance(module, heads) else None
 
-    handles = (
-        torch_module.register_module_forward_pre_hook(cast_features),
-        torch_module.register_module_forward_hook(cast_predictions),
-    )
-    try:
+    before = torch_module.register_module_forward_pre_hook(cast_features)
+    # Handles of PyTorch's hooks remove them at the end of a with statement.
+    with before, torch_module.register_module_forward_hook(cast_predictions):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _float32(value: Any) -> Any:

@@ -55,11 +55,8 @@ def student_weights(weights: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The student's state dict; empty if there is no student in it.
     """
-    return {
-        key[len(STUDENT_PREFIX) :]: value
-        for key, value in weights.items()
-        if key.startswith(STUDENT_PREFIX)
-    }
+    own = [key for key in weights if key.startswith(STUDENT_PREFIX)]
+    return {key[len(STUDENT_PREFIX) :]: weights[key] for key in own}
 
 
 def weights_sha256(model: nn.Module) -> str:

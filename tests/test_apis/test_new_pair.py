@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import pytest
 from helpers.dense_detectors import narrow_detector
 from mmengine.config import Config, DictAction
+from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
 
 from ctkd_mm import cli
-from ctkd_mm.apis.model_zoo import find_config, load_config, zoo_weights
+from ctkd_mm.apis.model_zoo import find_config, zoo_weights
 from ctkd_mm.apis.new_pair import new_pair
 from ctkd_mm.apis.pair_template import render
 from ctkd_mm.checks.dry_run import check
@@ -221,7 +222,7 @@ def test_one_preprocessor_is_noted(write):
 
 def rendered(student: str, method: str, folder: Path) -> Config:
     path = folder / 'pair.py'
-    student_cfg = load_config(student)
+    student_cfg = get_config(student) if '::' in student else Config.fromfile(student)
     kind = 'ctkd_mm.RoILogitDistill'
     path.write_text(render(student, student_cfg, student, CKPT, method, kind, folder))
     return Config.fromfile(path)
@@ -369,7 +370,7 @@ def test_other_pixels_are_noted(tmp_path):
     teacher = derived(tmp_path / 'teacher.py', DEMO.format('half'), grey)
     path = str(tmp_path / 'pair.py')
     report = new_pair(teacher, DEMO.format('eighth'), 'ctkd', path, CKPT)
-    assert report[-1] == "pixels: each model's own"
+    assert "pixels: each model's own" in report
 
 
 @pytest.fixture

@@ -28,10 +28,8 @@ def resave(path: Path, change) -> None:
     torch.save(checkpoint, path)
 
 
-def data(classes=DIGITS) -> list:
-    return [
-        ('train_dataloader.dataset', SimpleNamespace(metainfo=dict(classes=classes)))
-    ]
+def data(classes=DIGITS) -> dict:
+    return {'train_dataloader.dataset': dict(classes=classes)}
 
 
 @pytest.mark.parametrize(
@@ -45,21 +43,21 @@ def data(classes=DIGITS) -> list:
 def test_other_class_names_are_refused_with_both(classes, message):
     meta = dict(dataset_meta=dict(classes=classes))
     with pytest.raises(ValueError, match=message):
-        check_class_names(dict(teacher_ckpt=meta), data())
+        check_class_names(dict(teacher_ckpt=meta, **data()))
 
 
 def test_class_names_of_mmdetection_2_are_read():
     with pytest.raises(ValueError, match="class 0 is '9' in teacher_ckpt"):
-        check_class_names(dict(teacher_ckpt=dict(CLASSES=DIGITS[::-1])), data())
+        check_class_names(dict(teacher_ckpt=dict(CLASSES=DIGITS[::-1]), **data()))
 
 
 def test_missing_class_names_are_told():
-    line = check_class_names(dict(teacher_ckpt={}), data())
+    line = check_class_names(dict(teacher_ckpt={}, **data()))
     assert line == (
         '10 classes, the same in train_dataloader.dataset; no names to compare in '
         'teacher_ckpt'
     )
-    line = check_class_names(dict(teacher_ckpt={}), data(None))
+    line = check_class_names(dict(teacher_ckpt={}, **data(None)))
     assert line == 'no class names to compare'
 
 

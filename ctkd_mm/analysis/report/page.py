@@ -49,7 +49,9 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
 
     records = read_runs(runs)
     groups = group_seeds(records)
-    colors = dict(zip(groups, cycle(COLORS)))
+    colors = {}
+    for (name, members), color in zip(groups.items(), cycle(COLORS)):
+        colors.update(dict.fromkeys([name, *(run.name for run in members)], color))
     sets, reasons = evaluate_runs(records)
     verdicts = {}
     for run in records:
@@ -63,10 +65,7 @@ def write_report(runs: Sequence[PathLike], out: PathLike) -> Path:
     page = environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(
         runs=records,
         rows={k: [_table_row(run, sets) for run in v] for k, v in groups.items()},
-        colors={
-            **{run.name: colors[name] for name in groups for run in groups[name]},
-            **colors,
-        },
+        colors=colors,
         figures=draw_figures([*groups.values()]),
         verdicts=verdicts,
         sets=sets,

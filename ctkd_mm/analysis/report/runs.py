@@ -113,14 +113,10 @@ def group_seeds(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """
     alike: dict[str, list[RunRecord]] = {}
     for run in runs:
-        cfg = _comparable(run)
-        key = {
-            k: v for k, v in cfg.items() if not k.startswith(('randomness', 'resume'))
-        }
+        cfg = _comparable(run).items()
+        key = [(k, v) for k, v in cfg if not k.startswith(('randomness', 'resume'))]
         alike.setdefault(repr(key), []).append(run)
-    return {
-        _common_name([run.name for run in found]): found for found in alike.values()
-    }
+    return {_common_name(found): found for found in alike.values()}
 
 
 def training_minutes(lines: Sequence[dict[str, float]]) -> float:
@@ -186,7 +182,8 @@ def _loss_name(loss: dict) -> str:
     return f'{name} (tau={loss["tau"]})' if 'tau' in loss else name
 
 
-def _common_name(names: Sequence[str]) -> str:
+def _common_name(runs: Sequence[RunRecord]) -> str:
+    names = [run.name for run in runs]
     if len(names) == 1:
         return names[0]
     begin = os.path.commonprefix(names)

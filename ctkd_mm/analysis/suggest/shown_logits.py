@@ -86,9 +86,7 @@ class LogitRecorder:
             and labels of the same rows, if there is one.
     """
 
-    def __init__(
-        self, name: str, model: nn.Module, head: nn.Module | None = None
-    ) -> None:
+    def __init__(self, name: str, model: nn.Module, head: nn.Module | None) -> None:
         self.name, self.loss = name, model.get_submodule(name.rpartition('.')[0])
         # The label after those of the classes is the background's.
         self.num_classes = getattr(head, 'num_classes', 0)
@@ -116,8 +114,7 @@ class LogitRecorder:
             raise ValueError(f'{self.name} got no logits: take more images, with boxes')
         rows = Rows(*map(torch.cat, zip(*steps)), self.loss)
         background = rows.labels == self.num_classes
-        foreground = (rows.labels >= 0) & ~background
-        masks = dict(foreground=foreground, background=background)
+        masks = dict(foreground=(rows.labels >= 0) & ~background, background=background)
         parts = {part: rows.select(mask) for part, mask in masks.items() if mask.any()}
         return {**parts, 'all': rows}
 

@@ -8,11 +8,11 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
 from ctkd_mm.engine.hooks.temperature_log_hook import TemperatureLogHook
+from ctkd_mm.models.losses.kd_loss import check_factor
 from ctkd_mm.models.temperatures.gradient_reversal import set_lambda
 from ctkd_mm.models.temperatures.ramps import cosine_curriculum, progress
 from ctkd_mm.models.temperatures.scheduled import set_progress
 from ctkd_mm.registry import HOOKS
-from ctkd_mm.utils.numbers import is_not_negative
 
 
 class RampHook(TemperatureLogHook):
@@ -24,10 +24,16 @@ class RampHook(TemperatureLogHook):
         by_epoch: Whether ``begin`` and ``end`` count epochs (the paper) or
             iterations.
 
+    Attributes:
+        nothing_to_set: What to say of a model that has nothing to set.
+
     Raises:
         ValueError: If the range is empty; before training, if ``by_epoch`` does not
             fit the training loop.
+        RuntimeError: Before training, if the model has nothing to set.
     """
+
+    nothing_to_set: str
 
     def __init__(self, end: int, begin: int = 0, by_epoch: bool = True) -> None:
         progress(0, end, begin)  # refuses an empty range at build time
@@ -36,13 +42,15 @@ class RampHook(TemperatureLogHook):
         self.by_epoch = by_epoch
 
     def before_train(self, runner: Runner) -> None:
-        """Check that progress can be counted."""
+        """Check that progress can be counted, and that there is something to set."""
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ValueError(
                 f'{type(self).__name__}(by_epoch=True) needs an epoch-based train_cfg, '
                 'got IterBasedTrainLoop: set by_epoch=False and give end in iterations'
             )
         super().before_train(runner)
+        if not self.set(runner, 0):
+            raise RuntimeError(self.nothing_to_set)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Set what the epoch wants."""
@@ -54,8 +62,8 @@ class RampHook(TemperatureLogHook):
         if not self.by_epoch:
             self.set(runner, runner.iter)
 
-    def set(self, runner: Runner, epoch: int) -> None:
-        """Set it for an epoch (or iteration), counted from 0."""
+    def set(self, runner: Runner, epoch: int) -> int:
+        """Set it for an epoch (or iteration), counted from 0; return in how many."""
         raise NotImplementedError
 
 
@@ -81,6 +89,11 @@ class CurriculumHook(RampHook):
     Source: CTKD, arXiv 2211.16231; extends :class:`mmengine.hooks.Hook`.
     """
 
+    nothing_to_set = (
+        'CurriculumHook found no GradientReversal in the model: give loss_kd a '
+        "learnable temperature (type='ctkd_mm.CTKDLoss'), or drop the hook"
+    )
+
     def __init__(
         self,
         end: int,
@@ -89,28 +102,15 @@ class CurriculumHook(RampHook):
         lambda_min: float = 0.0,
         lambda_max: float = 1.0,
     ) -> None:
-        if not (is_not_negative(lambda_min) and is_not_negative(lambda_max)):
-            raise ValueError(
-                'lambda_min and lambda_max must be >= 0 and finite (GradientReversal '
-                f'carries the minus), got lambda_min={lambda_min!r}, '
-                f'lambda_max={lambda_max!r}'
-            )
         super().__init__(end, begin, by_epoch)
         self.bounds = dict(lambda_min=lambda_min, lambda_max=lambda_max)
+        for key, value in self.bounds.items():
+            check_factor(key, value, 'stops tau; GradientReversal carries the minus')
 
-    def before_train(self, runner: Runner) -> None:
-        """Check that there is something to set, and find what to log."""
-        super().before_train(runner)
-        if not set_lambda(runner.model, self.bounds['lambda_min']):
-            raise RuntimeError(
-                'CurriculumHook found no GradientReversal in the model: give loss_kd a '
-                "learnable temperature (type='ctkd_mm.CTKDLoss'), or drop the hook"
-            )
-
-    def set(self, runner: Runner, epoch: int) -> None:
+    def set(self, runner: Runner, epoch: int) -> int:
         """Set lambda."""
         self.lambda_ = cosine_curriculum(epoch, self.end, self.begin, **self.bounds)
-        set_lambda(runner.model, self.lambda_)
+        return set_lambda(runner.model, self.lambda_)
 
     def scalars(self) -> dict[str, float | Tensor]:
         """Lambda and every tau."""
@@ -134,15 +134,11 @@ class TemperatureScheduleHook(RampHook):
         RuntimeError: Before training, if no temperature of the model is scheduled.
     """
 
-    def before_train(self, runner: Runner) -> None:
-        """Check that there is something to set, and find what to log."""
-        super().before_train(runner)
-        if not set_progress(runner.model, 0.0):
-            raise RuntimeError(
-                'TemperatureScheduleHook found no scheduled temperature in the model: '
-                "give loss_kd one (type='ctkd_mm.LinearTemperature'), or drop the hook"
-            )
+    nothing_to_set = (
+        'TemperatureScheduleHook found no scheduled temperature in the model: '
+        "give loss_kd one (type='ctkd_mm.LinearTemperature'), or drop the hook"
+    )
 
-    def set(self, runner: Runner, epoch: int) -> None:
+    def set(self, runner: Runner, epoch: int) -> int:
         """Set progress."""
-        set_progress(runner.model, progress(epoch, self.end, self.begin))
+        return set_progress(runner.model, progress(epoch, self.end, self.begin))

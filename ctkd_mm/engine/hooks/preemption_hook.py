@@ -122,10 +122,7 @@ class PreemptionHook(Hook):
 
     def _agree(self) -> bool:
         pending = not signal.sigpending().isdisjoint(SIGNALS)
-        requested = self.requested or pending
-        if not dist.is_distributed():
-            return requested
-        request = torch.tensor(int(requested))
+        request = torch.tensor(int(self.requested or pending))
         # In the training's own group. Beside NCCL, one of gloo would need hosts that
         # find each other's names, and its threads can change the exit code.
         dist.all_reduce(request, 'max')

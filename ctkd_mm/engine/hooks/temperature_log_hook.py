@@ -29,8 +29,6 @@ class TemperatureLogHook(Hook):
     Source: extends :class:`mmengine.hooks.Hook`.
     """
 
-    priority = 'NORMAL'
-
     def before_train(self, runner: Runner) -> None:
         """Find what to log, and when."""
         found = find_temperatures(runner.model)
@@ -42,9 +40,8 @@ class TemperatureLogHook(Hook):
         if several and loggers[:1] == [self]:
             for suffix, name in zip(suffixes, found):
                 runner.logger.info(f'tau{suffix} is the temperature at {name}')
-        self.log_interval = next(
-            (h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 1
-        )
+        intervals = [h.interval for h in runner.hooks if isinstance(h, LoggerHook)]
+        self.log_interval = intervals[0] if intervals else 1
 
     def after_train_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
         """Hand the scalars to the message hub when they will be read."""
@@ -55,11 +52,10 @@ class TemperatureLogHook(Hook):
 
     def scalars(self) -> dict[str, float | Tensor]:
         """What to log now, by its key."""
-        return {
-            key: value
-            for suffix, temperature in self.temperatures.items()
-            for key, value in _tau_stats(temperature.tau, suffix).items()
-        }
+        stats: dict[str, float | Tensor] = {}
+        for suffix, temperature in self.temperatures.items():
+            stats.update(_tau_stats(temperature.tau, suffix))
+        return stats
 
 
 def _tau_stats(tau: Tensor | None, suffix: str) -> dict[str, Tensor]:
@@ -69,9 +65,7 @@ def _tau_stats(tau: Tensor | None, suffix: str) -> dict[str, Tensor]:
         return {f'tau{suffix}': tau}
     if tau.size(1) == 2:
         student, teacher = tau.split(1, dim=1)
-        return {
-            **_tau_stats(student, f'{suffix}.S'),
-            **_tau_stats(teacher, f'{suffix}.T'),
-        }
+        of_student = _tau_stats(student, f'{suffix}.S')
+        return {**of_student, **_tau_stats(teacher, f'{suffix}.T')}
     stats = dict(tau=tau.mean(), tau_min=tau.min(), tau_max=tau.max())
     return {f'{key}{suffix}': value for key, value in stats.items()}

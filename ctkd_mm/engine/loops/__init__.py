@@ -4,8 +4,6 @@ from ctkd_mm.utils.lazy import face
 
 __getattr__, __all__ = face(
     __name__,
-    {
-        'resumable_loops': 'ResumableEpochBasedTrainLoop ResumableIterBasedTrainLoop',
-        'seeded_data': 'ReseedHook',
-    },
+    resumable_loops='ResumableEpochBasedTrainLoop ResumableIterBasedTrainLoop',
+    seeded_data='ReseedHook',
 )

@@ -12,11 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import BatchSampler
 
-from ctkd_mm.engine.loops.seeded_data import (
-    ReseedHook,
-    ResumableBatchSampler,
-    SeededDataset,
-)
+from ctkd_mm.engine.loops import seeded_data
 from ctkd_mm.registry import LOOPS
 from ctkd_mm.utils.model import diff_rank_seed
 
@@ -28,12 +24,11 @@ class _ExactResume:
         self, runner: Runner, dataloader: dict, *args: Any, **kwargs: Any
     ) -> None:
         self._dataloader_cfg = dataloader
-        if not any(isinstance(hook, ReseedHook) for hook in runner.hooks):
-            runner.register_hook(ReseedHook())
-        data = dict(type=SeededDataset, dataset=dataloader['dataset'])
-        super().__init__(
-            runner, _seeded(dataloader, data, runner, iteration=0), *args, **kwargs
-        )
+        if not any(isinstance(hook, seeded_data.ReseedHook) for hook in runner.hooks):
+            runner.register_hook(seeded_data.ReseedHook())
+        data = dict(type=seeded_data.SeededDataset, dataset=dataloader['dataset'])
+        dataloader = _seeded(dataloader, data, runner, iteration=0)
+        super().__init__(runner, dataloader, *args, **kwargs)
 
     def run(self) -> nn.Module:
         """Train; after a resume from the very batch that comes next."""
@@ -66,9 +61,8 @@ class _ExactResume:
         dataset = self.dataloader.dataset
         self.dataloader = None  # ends its workers
         # A function, as build_dataloader copies its config, annotations included.
-        config = _seeded(
-            self._dataloader_cfg, dict(type=lambda: dataset), self.runner, self._iter
-        )
+        data = dict(type=lambda: dataset)
+        config = _seeded(self._dataloader_cfg, data, self.runner, self._iter)
         self.dataloader = self.runner.build_dataloader(config, seed=self.runner.seed)
 
 
@@ -171,7 +165,7 @@ def _seeded(config: dict, dataset: dict, runner: Runner, iteration: int) -> dict
 
     def sampler(dataset: Any, **_: Any) -> Any:
         # Samplers may ask for the data set's type.
-        if isinstance(dataset, SeededDataset):
+        if isinstance(dataset, seeded_data.SeededDataset):
             dataset = dataset.unseeded
         args = dict(dataset=dataset, seed=seed)
         return DATA_SAMPLERS.build(config['sampler'], default_args=args)
@@ -184,7 +178,7 @@ def _seeded(config: dict, dataset: dict, runner: Runner, iteration: int) -> dict
         **config,
         'sampler': dict(type=sampler),
         'batch_sampler': dict(
-            type=ResumableBatchSampler,
+            type=seeded_data.ResumableBatchSampler,
             batch_sampler=batch_sampler,
             seed=runner.seed,
             iteration=iteration,

@@ -4,8 +4,6 @@ from ctkd_mm.utils.lazy import face
 
 __getattr__, __all__ = face(
     __name__,
-    {
-        'amp_wrapper': 'AmpOptimWrapper CPUAmpOptimWrapper',
-        'merged_constructor': 'MergedOptimWrapperConstructor',
-    },
+    amp_wrapper='AmpOptimWrapper CPUAmpOptimWrapper',
+    merged_constructor='MergedOptimWrapperConstructor',
 )

@@ -47,18 +47,14 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ) -> None:
         """Add the parameters of a module; of the whole model, in merged groups."""
         if prefix == 'architecture' and 'student' in self.paramwise_cfg:
-            self._add_student(params, module, **self.paramwise_cfg['student'])
+            cfg = dict(optim_wrapper_cfg=dict(optimizer=self.optimizer_cfg))
+            cfg['paramwise_cfg'] = {**self.paramwise_cfg['student']}
+            cfg['type'] = cfg['paramwise_cfg'].pop('type')
+            OPTIM_WRAPPER_CONSTRUCTORS.build(cfg).add_params(params, module)
             return
         super().add_params(params, module, prefix, **kwargs)
         if not prefix:  # MMEngine calls it for each submodule too
             params[:] = merge(params)
-
-    def _add_student(
-        self, params: list[dict], student: nn.Module, **paramwise_cfg: Any
-    ) -> None:
-        cfg = dict(type=paramwise_cfg.pop('type'), paramwise_cfg=paramwise_cfg)
-        cfg['optim_wrapper_cfg'] = dict(optimizer=self.optimizer_cfg)
-        OPTIM_WRAPPER_CONSTRUCTORS.build(cfg).add_params(params, student)
 
 
 def merge(groups: list[dict]) -> list[dict]:

@@ -13,9 +13,7 @@ from ctkd_mm.utils.lazy import face
 
 __getattr__, __all__ = face(
     __name__,
-    {
-        'roi_logit_distill': 'RoILogitDistill',
-        'dense_logit_distill': 'DenseLogitDistill DenseRows',
-        'logit_distill': 'LogitDistill',
-    },
+    roi_logit_distill='RoILogitDistill',
+    dense_logit_distill='DenseLogitDistill DenseRows',
+    logit_distill='LogitDistill',
 )

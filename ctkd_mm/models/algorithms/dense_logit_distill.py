@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ctkd_mm.models.algorithms.logit_distill import LogitDistill
 from ctkd_mm.models.heads.dense_head import check_aligned, check_dense_head, dense_head
+from ctkd_mm.models.losses.kinds import of_both
 from ctkd_mm.registry import MODELS
 
 
@@ -89,21 +90,14 @@ class DenseLogitDistill(LogitDistill):
                 'take ctkd_mm.BernoulliCTKDLoss for sigmoid classes, ctkd_mm.CTKDLoss '
                 'for softmax'
             )
-        recorders = dict(
-            dense_logits=dict(type='mmrazor.ModuleOutputs', source='bbox_head')
-        )
+        logits = dict(type='mmrazor.ModuleOutputs', source='bbox_head')
         columns = student.bbox_head.cls_out_channels
-        preds = dict(recorder='dense_logits', data_idx=0, connector='dense_rows')
+        preds = of_both(recorder='dense_logits', data_idx=0, connector='dense_rows')
         return dict(
-            student_recorders=recorders,
-            teacher_recorders=recorders,
+            student_recorders=dict(dense_logits=logits),
+            teacher_recorders=dict(dense_logits=logits),
             connectors=dict(dense_rows=dict(type='ctkd_mm.DenseRows', columns=columns)),
-            loss_forward_mappings=dict(
-                loss_kd=dict(
-                    preds_S=dict(from_student=True, **preds),
-                    preds_T=dict(from_student=False, **preds),
-                )
-            ),
+            loss_forward_mappings=dict(loss_kd=preds),
         )
 
     def run_teacher(self, feats: Sequence[Tensor]) -> None:

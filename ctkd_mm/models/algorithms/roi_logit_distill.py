@@ -10,13 +10,8 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from ctkd_mm.models.algorithms.logit_distill import LogitDistill
-from ctkd_mm.models.heads.roi_head import (
-    box_forward,
-    box_head,
-    check_classes,
-    check_roi_head,
-    roi_path,
-)
+from ctkd_mm.models.heads import roi_head
+from ctkd_mm.models.losses.kinds import of_both
 from ctkd_mm.registry import MODELS
 
 
@@ -34,15 +29,16 @@ class RoILogitDistill(LogitDistill):
     shared head (C4) can teach each other. Of a cascade one stage takes part: as the
     student with the RoIs that reach this stage, as the teacher with its box head.
 
+    ``loss_kd`` gets logits of (N, num_classes + 1), N the RoIs of the batch. A loss
+    with ``forward(preds_S, preds_T, labels)`` also gets the labels that the student is
+    trained with, (N,), background ``num_classes``.
+
     Args:
-        architecture: See :class:`ctkd_mm.models.algorithms.logit_distill.LogitDistill`.
-        teacher: See there.
-        loss_kd: See there. The logits are (N, num_classes + 1), N the RoIs of the
-            batch; a loss with ``forward(preds_S, preds_T, labels)`` also gets the
-            labels that the student is trained with, (N,), background ``num_classes``.
         student_stage: Which stage of a cascaded student, from 0.
         teacher_stage: Which stage of a cascaded teacher, from 0.
-        **kwargs: See there: ``teacher_ckpt``, ``distiller``, ``teacher_ignore_keys``.
+
+    ``architecture``, ``teacher``, ``loss_kd``, ``teacher_ckpt`` and the others: see
+    :class:`ctkd_mm.models.algorithms.logit_distill.LogitDistill`.
 
     Raises:
         ValueError: If a model has no such box head with softmax classes, the numbers
@@ -56,38 +52,30 @@ class RoILogitDistill(LogitDistill):
     """
 
     def __init__(
-        self,
-        architecture: BaseModel | dict | str,
-        teacher: BaseModel | dict | str,
-        loss_kd: dict,
-        student_stage: int = 0,
-        teacher_stage: int = 0,
-        **kwargs: Any,
+        self, *args: Any, student_stage: int = 0, teacher_stage: int = 0, **kwargs: Any
     ) -> None:
         self.student_stage, self.teacher_stage = student_stage, teacher_stage
-        super().__init__(architecture, teacher, loss_kd, **kwargs)
+        super().__init__(*args, **kwargs)
 
     def check_pair(self, student: BaseModel, teacher: BaseModel) -> nn.Module:
         """Check that both score RoIs for the same softmax classes."""
-        head = box_head('architecture', student, self.student_stage)
-        check_classes(head, box_head('teacher', teacher, self.teacher_stage))
-        return head
+        head_S = roi_head.box_head('architecture', student, self.student_stage)
+        head_T = roi_head.box_head('teacher', teacher, self.teacher_stage)
+        roi_head.check_classes(head_S, head_T)
+        return head_S
 
     def records(self, student: BaseModel, teacher: BaseModel, labels: bool) -> dict:
         """Record the student's RoIs and labels, and both models' class logits."""
-        head_S = roi_path(student, 'bbox_head', self.student_stage)
-        head_T = roi_path(teacher, 'bbox_head', self.teacher_stage)
-        extractor = roi_path(student, 'bbox_roi_extractor', self.student_stage)
+        head_S = roi_head.roi_path(student, 'bbox_head', self.student_stage)
+        head_T = roi_head.roi_path(teacher, 'bbox_head', self.teacher_stage)
+        extractor = roi_head.roi_path(student, 'bbox_roi_extractor', self.student_stage)
+        logits_T = dict(type='mmrazor.ModuleOutputs', source=head_T)
         student_recorders = dict(
             rois=dict(type='mmrazor.ModuleInputs', source=extractor),
             roi_logits=dict(type='mmrazor.ModuleOutputs', source=head_S),
         )
         # The last of a step: hard-example samplers score candidates before.
-        preds = dict(recorder='roi_logits', record_idx=-1, data_idx=0)
-        mappings = dict(
-            preds_S=dict(from_student=True, **preds),
-            preds_T=dict(from_student=False, **preds),
-        )
+        mappings = of_both(recorder='roi_logits', record_idx=-1, data_idx=0)
         if labels:
             loss_cls = dict(type='mmrazor.ModuleInputs', source=f'{head_S}.loss_cls')
             student_recorders['roi_labels'] = loss_cls
@@ -96,9 +84,7 @@ class RoILogitDistill(LogitDistill):
             )
         return dict(
             student_recorders=student_recorders,
-            teacher_recorders=dict(
-                roi_logits=dict(type='mmrazor.ModuleOutputs', source=head_T)
-            ),
+            teacher_recorders=dict(roi_logits=logits_T),
             loss_forward_mappings=dict(loss_kd=mappings),
         )
 
@@ -106,7 +92,7 @@ class RoILogitDistill(LogitDistill):
         """Make the teacher's box head score the student's RoIs."""
         rois = self._student_rois(feats[0])
         if len(rois):
-            box_forward(self.teacher, feats, rois, self.teacher_stage)
+            roi_head.box_forward(self.teacher, feats, rois, self.teacher_stage)
         else:
             self._record_no_roi(rois)
 
@@ -132,7 +118,7 @@ class RoILogitDistill(LogitDistill):
         """Record what MMDetection does not compute, or cannot, where no RoI is."""
         student = self.distiller.student_recorders.recorders
         teacher = self.distiller.teacher_recorders.recorders
-        head = box_head('teacher', self.teacher, self.teacher_stage)
+        head = roi_head.box_head('teacher', self.teacher, self.teacher_stage)
         logits = (rois.new_empty(0, head.num_classes + 1),)
         teacher['roi_logits'].data_buffer.append(logits)
         if not student['roi_logits'].data_buffer:  # else they carry the graph
@@ -144,6 +130,6 @@ class RoILogitDistill(LogitDistill):
     def check_heads(self) -> list[str]:
         """Check both models' feature strides and logits; see ``check_roi_head``."""
         return [
-            check_roi_head('architecture', self.student, self.student_stage),
-            check_roi_head('teacher', self.teacher, self.teacher_stage),
+            roi_head.check_roi_head('architecture', self.student, self.student_stage),
+            roi_head.check_roi_head('teacher', self.teacher, self.teacher_stage),
         ]

@@ -133,14 +133,6 @@ class BernoulliCTKDLoss(SoftLoss):
             )
         self.confidence = check_factor('confidence', confidence, 'counts all alike')
 
-    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Return the weighted loss, a scalar, for logits of (N, C).
-
-        Raises:
-            ValueError: See :func:`bernoulli_kl_div`.
-        """
-        return self.weighted(preds_S, preds_T)
-
     def divergence(self, preds_S: Tensor, preds_T: Tensor, tau: Tensor) -> Tensor:
         """Return :func:`bernoulli_kl_div` with the teacher's confidence as weight."""
         weights = preds_T.amax(dim=1).sigmoid() ** self.confidence

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+
 import torch
 from torch import Tensor, nn
 
-from ctkd_mm.registry import MODELS
-from ctkd_mm.utils.numbers import is_not_negative
+from ctkd_mm.registry import MODELS, built
 
 
 def tempered_logits(
@@ -102,7 +104,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def check_factor(name: str, value: float, zero: str) -> float:
-    """Return a factor of a loss.
+    """Return a factor of a loss or of its gradient.
 
     Args:
         name: Its key in the config.
@@ -110,9 +112,9 @@ def check_factor(name: str, value: float, zero: str) -> float:
         zero: What 0 does.
 
     Raises:
-        ValueError: If it is negative or infinite.
+        ValueError: If it is negative, infinite or no number.
     """
-    if not is_not_negative(value):
+    if not (isinstance(value, Real) and 0 <= value < math.inf):
         raise ValueError(f'{name} must be >= 0 and finite, got {value!r}: 0 {zero}')
     return value
 
@@ -136,20 +138,23 @@ class SoftLoss(nn.Module):
 
     def __init__(self, temperature: nn.Module | dict, loss_weight: float = 1.0) -> None:
         super().__init__()
-        if isinstance(temperature, dict):
-            temperature = MODELS.build(temperature)
-        self.temperature = temperature
-        self.loss_weight = check_factor(
-            'loss_weight', loss_weight, 'turns distillation off'
-        )
+        self.temperature = built(temperature)
+        self.loss_weight = check_factor('loss_weight', loss_weight, 'turns it off')
+
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Return the weighted loss, a scalar, for logits of (N, C).
+
+        Raises:
+            ValueError: If the two shapes differ; see :func:`tempered_logits`.
+        """
+        return self.weighted(preds_S, preds_T)
 
     def weighted(self, preds_S: Tensor, preds_T: Tensor, *args: Tensor) -> Tensor:
-        """Return the weighted loss, a scalar, for logits of (N, C)."""
-        preds_T = preds_T.detach()
+        """Compute the loss for :meth:`forward`, and for losses with labels."""
         with torch.autocast(preds_S.device.type, enabled=False):
-            preds_S, preds_T = at_least_float32(preds_S), at_least_float32(preds_T)
-            tau = self.temperature(preds_S, preds_T)
-            return self.loss_weight * self.divergence(preds_S, preds_T, tau, *args)
+            preds = at_least_float32(preds_S), at_least_float32(preds_T.detach())
+            tau = self.temperature(*preds)
+            return self.loss_weight * self.divergence(*preds, tau, *args)
 
     def divergence(
         self, preds_S: Tensor, preds_T: Tensor, tau: Tensor, *args: Tensor
@@ -189,14 +194,6 @@ class CTKDLoss(SoftLoss):
         >>> bool(loss_kd.temperature.tau > 2)
         True
     """
-
-    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Return the weighted loss, a scalar, for logits of (N, C).
-
-        Raises:
-            ValueError: If the two shapes differ; see :func:`tempered_logits`.
-        """
-        return self.weighted(preds_S, preds_T)
 
     def divergence(self, preds_S: Tensor, preds_T: Tensor, tau: Tensor) -> Tensor:
         """Return :func:`kd_kl_div`."""

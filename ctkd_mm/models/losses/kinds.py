@@ -1,4 +1,4 @@
-"""Which losses want softmax classes, which sigmoid classes, and which labels."""
+"""Which losses want softmax classes, which sigmoid classes, and what else they get."""
 
 from __future__ import annotations
 
@@ -61,6 +61,16 @@ def check_loss_fits_head(loss: nn.Module, head: nn.Module) -> None:
                 f'model.loss_kd.{path}.num_classes={known} must be that of student and '
                 f'teacher, {head.num_classes}'
             )
+
+
+def of_both(**preds: Any) -> dict[str, dict]:
+    """Mappings of MMRazor that give a loss the same records of both models.
+
+    Args:
+        preds: Where the logits are: ``recorder``, ``data_idx`` and so on.
+    """
+    sides = dict(preds_S=True, preds_T=False)
+    return {key: dict(from_student=own, **preds) for key, own in sides.items()}
 
 
 def takes_labels(loss_kd: dict) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ctkd_mm.models.losses.kd_loss import at_least_float32
 from ctkd_mm.models.temperatures.fixed import ConstantTemperature
-from ctkd_mm.registry import MODELS
+from ctkd_mm.registry import MODELS, built
 
 # What OpenMMLab's losses call it.
 NAMES = ('tau', 'T')
@@ -71,18 +71,19 @@ class WithTemperature(nn.Module):
     def __init__(self, loss: nn.Module | dict, temperature: nn.Module | dict) -> None:
         super().__init__()
         if isinstance(loss, dict):
-            _refuse_second_temperature(loss)
-            loss = MODELS.build(loss)
-        if isinstance(temperature, dict):
-            temperature = MODELS.build(temperature)
-        self.name = _find_number(loss)
-        if isinstance(loss, DKDLoss):
+            for name in loss.keys() & {*NAMES}:
+                raise ValueError(
+                    f'loss.{name}={loss[name]} beside temperature in the config of '
+                    f'WithTemperature has no effect: drop it; a learnable temperature '
+                    'starts at temperature.tau_start'
+                )
+        self.loss, self.temperature = built(loss), built(temperature)
+        self.name = _find_number(self.loss)
+        if isinstance(self.loss, DKDLoss):
             raise ValueError(
                 "WithTemperature: mmrazor's DKDLoss has a gradient of NaN in a "
                 'temperature, as its masked softmax is exactly 0: take ctkd_mm.DKDLoss'
             )
-        self.loss = loss
-        self.temperature = temperature
 
     def forward(
         self, preds_S: Tensor, preds_T: Tensor, *args: Any, **kwargs: Any
@@ -137,15 +138,6 @@ def _kd_kl_div_loss(
         T=loss.T,
         detach_target=False,
     )
-
-
-def _refuse_second_temperature(loss: dict) -> None:
-    for name in (name for name in NAMES if name in loss):
-        raise ValueError(
-            f'loss.{name}={loss[name]} beside temperature in the config of '
-            f'WithTemperature has no effect: drop it; a learnable temperature starts '
-            'at temperature.tau_start'
-        )
 
 
 def _find_number(loss: nn.Module) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ctkd_mm.models.losses.kd_loss import at_least_float32
 from ctkd_mm.models.temperatures.fixed import spread
-from ctkd_mm.registry import MODELS
+from ctkd_mm.registry import MODELS, built
 
 
 class AroundLoss(nn.Module):
@@ -22,7 +22,7 @@ class AroundLoss(nn.Module):
 
     def __init__(self, loss: nn.Module | dict) -> None:
         super().__init__()
-        self.loss = MODELS.build(loss) if isinstance(loss, dict) else loss
+        self.loss = built(loss)
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, **others: Tensor) -> Tensor:
         """Return the inner loss of the transformed logits of (N, C)."""
@@ -62,7 +62,8 @@ class ZScoreLoss(AroundLoss):
 
     def transform(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         """Standardise the rows of both."""
-        return _z_score(preds_S), _z_score(preds_T)
+        both = preds_S, preds_T
+        return tuple((x - x.mean(dim=1, keepdim=True)) / spread(x) for x in both)
 
 
 @MODELS.register_module()
@@ -94,7 +95,3 @@ class NormKDLoss(AroundLoss):
     def transform(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         """Give the student's rows the teacher's spread."""
         return preds_S * (spread(preds_T) / spread(preds_S)), preds_T
-
-
-def _z_score(preds: Tensor) -> Tensor:
-    return (preds - preds.mean(dim=1, keepdim=True)) / spread(preds)

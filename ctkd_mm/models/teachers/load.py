@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from mmengine.config import Config
@@ -13,13 +12,12 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from ctkd_mm.models.teachers.preprocessor import pixels_of
-from ctkd_mm.registry import MODELS
+from ctkd_mm.registry import built
 from ctkd_mm.utils.messages import some
 from ctkd_mm.utils.weights import state_dict_of, weights_sha256
 
 # What BatchNorm counts but no evaluation reads; files older than it lack it.
 TOLERATED = (r'num_batches_tracked$',)
-SHOWN = 5
 
 
 def build_detector(model: BaseModel | dict | str) -> BaseModel:
@@ -31,7 +29,7 @@ def build_detector(model: BaseModel | dict | str) -> BaseModel:
         return get_model(**model)
     if isinstance(model, str):
         model = get_model(model) if '::' in model else Config.fromfile(model).model
-    return MODELS.build(model) if isinstance(model, dict) else model
+    return built(model)
 
 
 def load_teacher(
@@ -62,23 +60,18 @@ def load_teacher(
         loaded = CheckpointLoader.load_checkpoint(
             teacher_ckpt, map_location='cpu', logger='current'
         )
-        misfits = _load_matching(teacher, state_dict_of(loaded, teacher_ckpt))
+        weights = state_dict_of(loaded, teacher_ckpt)
     except Exception as error:  # damaged files fail in any way
         raise ValueError(
             f'teacher_ckpt={teacher_ckpt!r} could not be loaded '
             f'({type(error).__name__}: {error}): give the path or URL of a checkpoint'
         ) from error
-    tolerated = [re.compile(key) for key in (*TOLERATED, *ignore_keys)]
-    problems = []
-    for what, keys in misfits.items():
-        bad = [key for key in keys if not any(t.search(key) for t in tolerated)]
-        if bad:
-            problems.append(f'{len(bad)} {what}: {some(bad, SHOWN)}')
-    if problems:
+    misfits = load_matching(teacher, weights, ignore_keys)
+    if misfits:
         raise ValueError(
             f'teacher_ckpt={teacher_ckpt!r} does not fit the teacher '
             f'({type(teacher).__name__}, {len(teacher.state_dict())} weights). '
-            f'{". ".join(problems)}. Give the checkpoint of the config in `teacher` '
+            f'{misfits}. Give the checkpoint of the config in `teacher` '
             '(distilled: tools/extract_student.py), or name the keys in '
             'teacher_ignore_keys'
         )
@@ -146,17 +139,24 @@ def adopt_teacher(model: BaseModel, teacher_ckpt: str | None) -> None:
     load_teacher_of(model, teacher_ckpt)
 
 
-def _load_matching(teacher: nn.Module, weights: OrderedDict) -> dict[str, list[str]]:
-    """Load what fits; return what does not, by kind."""
-    own = teacher.state_dict()
+def load_matching(model: nn.Module, weights: dict, ignore_keys: Sequence[str]) -> str:
+    """Load what fits; name what does not and is not in ``ignore_keys``."""
+    own = model.state_dict()
     misshaped = {}
     for key in [key for key in weights if key in own]:
         if weights[key].shape != own[key].shape:
             here, there = tuple(weights.pop(key).shape), tuple(own[key].shape)
             misshaped[key] = f'{key} {here} in the file, {there} in the model'
-    keys = teacher.load_state_dict(weights, strict=False)
-    return {
+    keys = model.load_state_dict(weights, strict=False)
+    misfits = {
         'missing': [key for key in keys.missing_keys if key not in misshaped],
-        'unexpected': list(keys.unexpected_keys),
-        'of another shape': list(misshaped.values()),
+        'unexpected': keys.unexpected_keys,
+        'of another shape': misshaped.values(),
     }
+    tolerated = [re.compile(key) for key in (*TOLERATED, *ignore_keys)]
+    found = []
+    for what, keys in misfits.items():
+        bad = [key for key in keys if not any(t.search(key) for t in tolerated)]
+        if bad:
+            found.append(f'{len(bad)} {what}: {some(bad, shown=5)}')
+    return '. '.join(found)

@@ -32,10 +32,9 @@ def speed_up(teacher: BaseModel) -> str:
     Returns:
         What was done, for the log.
     """
-    names = _unwatched(teacher)
-    if not names:
+    parts = _unwatched(teacher)
+    if not parts:
         return 'teacher: left as it is, a recorder looks into its backbone'
-    parts = {name: getattr(teacher, name) for name in names}
     dtype = next(teacher.parameters()).dtype
     teacher.eval()
     try:
@@ -44,20 +43,21 @@ def speed_up(teacher: BaseModel) -> str:
         fault = str(error).splitlines()[0]
     if fault:
         _set(teacher, parts)
+        done = f'left as it is, BatchNorm cannot be folded: {fault}'
+    else:
+        done = f'BatchNorm folded in {" and ".join(parts)}'
     teacher.to(dtype)
-    if fault:
-        return f'teacher: left as it is, BatchNorm cannot be folded: {fault}'
-    return f'teacher: BatchNorm folded in {" and ".join(names)}'
+    return f'teacher: {done}'
 
 
-def _unwatched(teacher: BaseModel) -> list[str]:
-    names = []
+def _unwatched(teacher: BaseModel) -> dict[str, nn.Module]:
+    parts = {}
     for name in ('backbone', 'neck'):
         part = getattr(teacher, name, None)
         if part is None or any(module._forward_hooks for module in part.modules()):
             break
-        names.append(name)
-    return names
+        parts[name] = part
+    return parts
 
 
 def _replace(teacher: BaseModel, parts: dict[str, nn.Module]) -> str:

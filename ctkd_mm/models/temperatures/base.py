@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import math
+from numbers import Real
 
-from ctkd_mm.utils.numbers import is_positive
+from torch import Tensor, nn
 
 
 class Temperature(nn.Module):
@@ -38,7 +39,7 @@ def check_tau(key: str, value: float) -> float:
     Raises:
         ValueError: If it is not positive and finite.
     """
-    if not is_positive(value):
+    if not (isinstance(value, Real) and 0 < value < math.inf):
         raise ValueError(f'{key} must be > 0 and finite, got {value!r}')
     return float(value)
 
@@ -52,5 +53,4 @@ def find_temperatures(model: nn.Module) -> dict[str, Temperature]:
     Returns:
         The temperatures, in the order of the modules.
     """
-    modules = model.named_modules()
-    return {name: module for name, module in modules if isinstance(module, Temperature)}
+    return {k: m for k, m in model.named_modules() if isinstance(m, Temperature)}

@@ -34,15 +34,26 @@ def spread(preds: Tensor) -> Tensor:
     return preds.std(dim=1, keepdim=True).clamp(min=SMALLEST_SPREAD)
 
 
-@MODELS.register_module()
-class ConstantTemperature(Temperature):
-    """The same temperature for every row, throughout the training.
+class FixedTemperature(Temperature):
+    """Base class of temperatures that are made from one number.
 
     Args:
         tau: Temperature, > 0.
 
     Raises:
         ValueError: If tau is not positive and finite.
+    """
+
+    def __init__(self, tau: float) -> None:
+        super().__init__()
+        self.value = check_tau('tau', tau)
+
+
+@MODELS.register_module()
+class ConstantTemperature(FixedTemperature):
+    """The same temperature for every row, throughout the training.
+
+    Args: see :class:`FixedTemperature`.
 
     Source: G. Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015,
     arXiv 1503.02531, equation 1.
@@ -52,17 +63,13 @@ class ConstantTemperature(Temperature):
         tensor([4.])
     """
 
-    def __init__(self, tau: float) -> None:
-        super().__init__()
-        self.value = check_tau('tau', tau)
-
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Return tau, (1,), on the student's device and in its dtype."""
         return self.keep(preds_S.new_full((1,), self.value))
 
 
 @MODELS.register_module()
-class TeacherTemperature(Temperature):
+class TeacherTemperature(FixedTemperature):
     """A constant temperature for the teacher; the student's is 1.
 
     In a loss with the factor tau_S · tau_T, such as
@@ -74,9 +81,6 @@ class TeacherTemperature(Temperature):
     Args:
         tau: The teacher's temperature, > 0; the paper's gamma is 1 / tau.
 
-    Raises:
-        ValueError: If tau is not positive and finite.
-
     Source: K. Zheng and E.-H. Yang, *Knowledge Distillation Based on Transformed
     Teacher Matching*, ICLR 2024, arXiv 2402.11148, equations 2 and 19. Its weighted
     form, WTTM, changes each row's weight, no temperature, and is not this.
@@ -86,10 +90,6 @@ class TeacherTemperature(Temperature):
         tensor([[1., 4.],
                 [1., 4.]])
     """
-
-    def __init__(self, tau: float) -> None:
-        super().__init__()
-        self.value = check_tau('tau', tau)
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Return tau, (N, 2): 1 and the teacher's."""
@@ -132,7 +132,7 @@ class SpreadTemperature(Temperature):
 
 
 @MODELS.register_module()
-class SharpnessTemperature(Temperature):
+class SharpnessTemperature(FixedTemperature):
     """Two temperatures for each row: the sharper model of the two gets the higher.
 
         tau_S,i = 2 y / (x + y) · tau,   tau_T,i = 2 x / (x + y) · tau
@@ -143,9 +143,6 @@ class SharpnessTemperature(Temperature):
 
     Args:
         tau: Mean of the two temperatures, > 0.
-
-    Raises:
-        ValueError: If tau is not positive and finite.
 
     Source: Y. Wei and Y. Bai, *Dynamic Temperature Knowledge Distillation*, 2024,
     arXiv 2404.12711, equation 5, whose derivation (not its results) the authors have
@@ -161,16 +158,8 @@ class SharpnessTemperature(Temperature):
         tensor([[6., 2.]])
     """
 
-    def __init__(self, tau: float) -> None:
-        super().__init__()
-        self.value = check_tau('tau', tau)
-
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Return tau, (N, 2)."""
-        peaks = torch.stack([_peak(preds_S), _peak(preds_T)], dim=1)
+        peaks = torch.stack([p.abs().amax(dim=1) for p in (preds_S, preds_T)], dim=1)
+        peaks = peaks.clamp(min=1e-7)  # a row of zeros would divide by its temperature
         return self.keep(2 * self.value * peaks / peaks.sum(dim=1, keepdim=True))
-
-
-def _peak(preds: Tensor) -> Tensor:
-    # A row of zeros would divide by its temperature.
-    return preds.abs().amax(dim=1).clamp(min=1e-7)

@@ -10,7 +10,7 @@ from ctkd_mm.registry import MODELS
 
 
 class ScheduledTemperature(Temperature):
-    """What every scheduled temperature shares: the two ends; :meth:`ramp` differs.
+    """Base class of temperatures between two ends; :meth:`ramp` may differ.
 
         tau = tau_begin + (tau_end - tau_begin) · ramp(progress)
 
@@ -53,7 +53,7 @@ class ScheduledTemperature(Temperature):
     @staticmethod
     def ramp(progress: float) -> float:
         """Map progress to a share of the way from ``tau_begin`` to ``tau_end``."""
-        raise NotImplementedError
+        return progress
 
 
 @MODELS.register_module()
@@ -72,11 +72,6 @@ class LinearTemperature(ScheduledTemperature):
         >>> temperature(torch.zeros(2, 3), torch.zeros(2, 3))
         tensor([5.])
     """
-
-    @staticmethod
-    def ramp(progress: float) -> float:
-        """Return ``progress``."""
-        return progress
 
 
 @MODELS.register_module()

@@ -39,7 +39,7 @@ def test_empty_range_is_refused():
 @pytest.mark.parametrize('value', [-1, float('nan'), float('inf')])
 @pytest.mark.parametrize('key', ['lambda_min', 'lambda_max'])
 def test_a_negative_or_infinite_lambda_is_refused(key, value):
-    with pytest.raises(ValueError, match=f'must be >= 0 .* {key}={value}'):
+    with pytest.raises(ValueError, match=f'{key} must be >= 0 .* got {value}'):
         CurriculumHook(end=3, **{key: value})
 
 
