@@ -20,23 +20,36 @@ from torch import nn
 from torch.autograd import Function
 
 
-def apply() -> None:
-    """Repair modules when they are imported, or now if they have been."""
-    sys.meta_path.insert(0, RepairingFinder())
-    for name, repair in REPAIRS.items():
+def apply(repairs: dict[str, Callable]) -> None:
+    """Repair modules when they are imported, or now if they have been.
+
+    Args:
+        repairs: By the module's name a function that gets what executes the module,
+            and the module.
+    """
+    sys.meta_path.insert(0, RepairingFinder(repairs))
+    for name, repair in repairs.items():
         if name in sys.modules:
             repair(lambda module: None, sys.modules[name])
 
 
 class RepairingFinder(MetaPathFinder):
-    """Finds modules as Python does; those in ``REPAIRS`` are executed by a repair."""
+    """Finds modules as Python does; those with a repair are executed by that.
+
+    Args:
+        repairs: See :func:`apply`.
+    """
+
+    def __init__(self, repairs: dict[str, Callable]) -> None:
+        self.repairs = repairs
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
         """Find a module's spec, as :class:`importlib.abc.MetaPathFinder` asks."""
-        spec = PathFinder.find_spec(fullname, path) if fullname in REPAIRS else None
+        repaired = fullname in self.repairs
+        spec = PathFinder.find_spec(fullname, path) if repaired else None
         if spec is not None:
             execute = spec.loader.exec_module
-            spec.loader.exec_module = partial(REPAIRS[fullname], execute)
+            spec.loader.exec_module = partial(self.repairs[fullname], execute)
         return spec
 
 

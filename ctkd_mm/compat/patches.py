@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial, wraps
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -26,50 +27,51 @@ from ctkd_mm.compat import imports, stack
 def apply() -> None:
     """Apply every repair that this environment needs.
 
+    Those of MMEngine are applied when it imports the module, which takes a second.
+
     Raises:
         ImportError: If MMEngine is missing or outside its bounds.
     """
     stack.require('mmengine')
-    imports.apply()
-    _switch_off_hooks_of_none()
-    _refuse_sharding()
-    if importlib.util.find_spec('torchvision') is None:
-        _find_torchvision_urls()
+    imports.apply({**imports.REPAIRS, **REPAIRS})
     # Before 2.6 torch restricts nothing by default, so there is nothing to allow.
     if torch.__version__ >= (2, 6):
         _allow_mmengine_types()
-        _restrict_mmengine_loaders()
 
 
-def _switch_off_hooks_of_none() -> None:
+def import_runner(execute: Callable, module: ModuleType) -> None:
     """Let ``default_hooks.NAME=None`` switch any hook off.
 
     MMEngine does so for its own six names, and for others fails without a word.
     """
     from mmengine.hooks import Hook
-    from mmengine.runner import Runner
 
-    register = Runner.register_default_hooks
+    execute(module)
+    register = module.Runner.register_default_hooks
     # A bare Hook does nothing.
-    Runner.register_default_hooks = lambda runner, hooks=None: register(
+    module.Runner.register_default_hooks = lambda runner, hooks=None: register(
         runner, {k: Hook() if v is None else v for k, v in (hooks or {}).items()}
     )
 
 
-def _refuse_sharding() -> None:
-    """Refuse ours under FlexibleRunner (FSDP, DeepSpeed, ColossalAI) and under FSDP.
+def import_flexible_runner(execute: Callable, module: ModuleType) -> None:
+    """Refuse ours under FlexibleRunner: FSDP, DeepSpeed, ColossalAI.
 
     They move weights one by one, without the teacher, which is no submodule; a rank has
     but a part of them; their optimizers have not what the hooks need; and
     FlexibleRunner stores another epoch and iteration than it is given.
     """
-    from mmengine.model import MMFullyShardedDataParallel as FSDP
-    from mmengine.runner import FlexibleRunner
+    execute(module)
+    # The first that it does with a model that is built, in any mode.
+    cls, name = module.FlexibleRunner, 'load_or_resume'
+    _refuse_ours(cls, name, lambda self: [*self.hooks, *self.model.modules()])
 
-    # The first that FlexibleRunner does with a model that is built, in any mode.
-    _refuse_ours(FlexibleRunner, 'load_or_resume', lambda self: self.hooks)
-    _refuse_ours(FlexibleRunner, 'load_or_resume', lambda self: self.model.modules())
-    _refuse_ours(FSDP, '__init__', lambda self, module, *_, **__: module.modules())
+
+def import_fsdp(execute: Callable, module: ModuleType) -> None:
+    """Refuse ours under FSDP, as a ``model_wrapper_cfg`` of ``Runner`` too."""
+    execute(module)
+    cls = module.MMFullyShardedDataParallel
+    _refuse_ours(cls, '__init__', lambda self, module, *_, **__: module.modules())
 
 
 def _refuse_ours(cls: type, name: str, parts: Callable) -> None:
@@ -87,18 +89,6 @@ def _refuse_ours(cls: type, name: str, parts: Callable) -> None:
         return method(*args, **kwargs)
 
     setattr(cls, name, refuse)
-
-
-def _find_torchvision_urls() -> None:
-    """Serves ``torchvision://resnet18`` without torchvision.
-
-    MMEngine imports it for its version alone, and reads the URLs of 0.12 from a file.
-    """
-    import mmengine
-    from mmengine.runner import checkpoint
-
-    table = Path(mmengine.__file__).parent / 'hub' / 'torchvision_0.12.json'
-    checkpoint.get_torchvision_models = partial(mmengine.load, table)
 
 
 def _allow_mmengine_types() -> None:
@@ -124,11 +114,30 @@ def _allow_mmengine_types() -> None:
     torch.serialization.add_safe_globals(allowed)
 
 
-def _restrict_mmengine_loaders() -> None:
-    """Restrict MMEngine's loads to the allowed types and explain refusals."""
-    from mmengine.runner import CheckpointLoader, checkpoint
+def import_checkpoint(execute: Callable, module: ModuleType) -> None:
+    """Find torchvision's weights without it; restrict loads to the allowed types."""
+    execute(module)
+    if importlib.util.find_spec('torchvision') is None:
+        _find_torchvision_urls(module)
+    if torch.__version__ >= (2, 6):
+        _restrict_loaders(module)
 
-    load = CheckpointLoader.load_checkpoint
+
+def _find_torchvision_urls(checkpoint: ModuleType) -> None:
+    """Serve ``torchvision://resnet18`` without torchvision.
+
+    MMEngine imports it for its version alone, and reads the URLs of 0.12 from a file.
+    """
+    import mmengine
+
+    table = Path(mmengine.__file__).parent / 'hub' / 'torchvision_0.12.json'
+    checkpoint.get_torchvision_models = partial(mmengine.load, table)
+
+
+def _restrict_loaders(checkpoint: ModuleType) -> None:
+    """Restrict MMEngine's loads and explain refusals."""
+    loader = checkpoint.CheckpointLoader
+    load = loader.load_checkpoint
 
     def load_checkpoint(filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -139,7 +148,7 @@ def _restrict_mmengine_loaders() -> None:
                 raise  # no such name in a model zoo; no such file or address
             raise pickle.UnpicklingError(_refusal(filename, error)) from error
 
-    CheckpointLoader.load_checkpoint = staticmethod(load_checkpoint)
+    loader.load_checkpoint = staticmethod(load_checkpoint)
     # torch.hub still defaults to False; None stands for torch.load's default.
     checkpoint.load_url = partial(checkpoint.load_url, weights_only=None)
     # The fork loads once more, without any restriction, what its own list refuses.
@@ -180,3 +189,11 @@ def coco_evaluator(evaluator: Any) -> AbstractContextManager:
     from mmdet.evaluation.metrics import coco_metric
 
     return mock.patch.multiple(coco_metric, COCOeval=evaluator, COCOevalMP=evaluator)
+
+
+REPAIRS = {
+    'mmengine.runner.runner': import_runner,
+    'mmengine.runner._flexible_runner': import_flexible_runner,
+    'mmengine.model.wrappers.fully_sharded_distributed': import_fsdp,
+    'mmengine.runner.checkpoint': import_checkpoint,
+}

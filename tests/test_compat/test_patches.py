@@ -348,7 +348,7 @@ def test_torchvisions_weights_are_found_without_torchvision(monkeypatch, name):
     # As it is where torchvision is installed.
     monkeypatch.setattr(checkpoint, 'get_torchvision_models', None)
     monkeypatch.setattr(checkpoint, 'load_url', lambda url, **_: asked.append(url))
-    patches._find_torchvision_urls()
+    patches._find_torchvision_urls(checkpoint)
     CheckpointLoader.load_checkpoint(f'torchvision://{name}')
     assert [url.rpartition('/')[2].partition('-')[0] for url in asked] == [name]
 
