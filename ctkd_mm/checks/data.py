@@ -7,23 +7,37 @@ evaluator's file lists.
 
 from __future__ import annotations
 
-import json
 import os.path as osp
-import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
-from mmengine.fileio import get
+from mmengine.fileio import load
 from mmengine.runner import Runner
 
+from ctkd_mm.compat import imports
 from ctkd_mm.utils.config import walk
 from ctkd_mm.utils.messages import nearest, some
 from ctkd_mm.utils.model import data_sets, infos, unwrapped
 
-# Polygons are most of a COCO file, and no rule reads them.
-POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"{}]*\]')
+# Of the files that MMDetection has read: the faults of their ids, and their classes.
+FILES: dict[str, tuple[list[str], list[str]]] = {}
+
+
+def judge(path: str, file: dict) -> None:
+    """Note what the rules need of a COCO annotation file.
+
+    Args:
+        path: Of the file.
+        file: Its content.
+    """
+    FILES[path] = [*id_faults(file)], [one['name'] for one in file['categories']]
+
+
+# It reads for minutes and then drops what it read; to read again would take as long.
+imports.apply({'mmdet.datasets.coco': partial(imports.import_coco, judge)})
 
 
 def wrong_annotations(runner: Runner) -> Iterator[str]:
@@ -32,24 +46,31 @@ def wrong_annotations(runner: Runner) -> Iterator[str]:
 
     for key, part in data_sets(runner):
         if getattr(type(part), 'load_data_list', None) is CocoDataset.load_data_list:
-            file = read(part.ann_file, part.backend_args)
-            yield from (f'{key}: {part.ann_file}: {f}' for f in id_faults(file))
-            yield from label_faults(key, part, file)
+            faults, _ = judged(part)
+            yield from (f'{key}: {part.ann_file}: {fault}' for fault in faults)
+            yield from label_faults(key, part)
 
 
-def label_faults(key: str, dataset: Any, file: dict) -> Iterator[str]:
+def judged(dataset: Any) -> tuple[list[str], list[str]]:
+    """Return what :func:`judge` notes of a ``CocoDataset``'s file."""
+    path = dataset.ann_file
+    if path not in FILES:  # of a remote storage, or it is not read yet
+        judge(path, load(path, 'json', backend_args=dataset.backend_args))
+    return FILES[path]
+
+
+def label_faults(key: str, dataset: Any) -> Iterator[str]:
     """Compare the labels of a ``CocoDataset`` with its file: label i is class i.
 
     Args:
         key: The data set's place in the config.
         dataset: The built data set.
-        file: Its annotations.
 
     Yields:
         A sentence for each fault.
     """
     classes = dataset.metainfo.get('classes') or ()
-    in_file = [category['name'] for category in file['categories']]
+    _, in_file = judged(dataset)
     absent = [name for name in classes if name not in in_file]
     if absent and tuple(classes) == tuple(dataset.METAINFO.get('classes') or ()):
         yield (
@@ -87,7 +108,7 @@ def emptied_data(cfg: dict) -> Iterator[str]:
     for key, part in walk({**cfg}):
         if '_dataloader' in key and isinstance(part, dict) and part.get('ann_file'):
             dataset = DATASETS.build({**part, 'pipeline': [], 'lazy_init': True})
-            yield from label_faults(key, dataset, read(dataset.ann_file))
+            yield from label_faults(key, dataset)
 
 
 def id_faults(file: dict) -> Iterator[str]:
@@ -181,8 +202,8 @@ def wrong_samples(runner: Runner) -> Iterator[str]:
         masks = key.startswith('train') and getattr(head, 'with_mask', False)
         for info in infos(part, 16) if loads else ():
             told = info.get('height'), info.get('width')
-            for load in loads:
-                info = load(info)
+            for transform in loads:
+                info = transform(info)
             if all(told) and info.get('ori_shape', told) != told:
                 yield (
                     f'{key}: {info["img_path"]} has height and width '
@@ -194,14 +215,3 @@ def wrong_samples(runner: Runner) -> Iterator[str]:
                     f'{key}.pipeline loads no masks for the mask_head of the student: '
                     'set with_mask=True in LoadAnnotations, or take another student'
                 )
-
-
-def read(path: str, backend_args: dict | None = None) -> dict:
-    """Read a COCO annotation file, without its polygons.
-
-    Args:
-        path: Path or URL.
-        backend_args: As MMDetection's data sets take them.
-    """
-    raw = get(path, backend_args=backend_args)
-    return json.loads(POLYGONS.sub(b'"segmentation":[]', raw))

@@ -113,6 +113,18 @@ def _with_readable(forward: Callable) -> Callable:
     return lambda ctx, *args: forward(ctx, *map(readable, args))
 
 
+def import_coco(note: Callable, execute: Callable, module: ModuleType) -> None:
+    """Show what MMDetection's ``CocoDataset`` reads to ``note(path, content)``."""
+    execute(module)
+
+    class COCO(module.CocoDataset.COCOAPI):
+        def __init__(self, annotation_file: str) -> None:
+            super().__init__(annotation_file)
+            note(annotation_file, self.dataset)
+
+    module.CocoDataset.COCOAPI = COCO
+
+
 OPERATORS = 'carafe deform_conv modulated_deform_conv roi_align roi_pool'
 REPAIRS = {
     'mmrazor': import_mmrazor,

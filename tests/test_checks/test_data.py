@@ -15,10 +15,10 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import MODELS
 from PIL import Image
 
+from ctkd_mm.checks import data
 from ctkd_mm.checks.data import (
     id_faults,
     label_faults,
-    read,
     wrong_annotations,
     wrong_map,
     wrong_samples,
@@ -46,7 +46,7 @@ def coco(digits, tmp_path):
 
 
 def faults(dataset: CocoDataset) -> list[str]:
-    return list(label_faults('key', dataset, read(dataset.ann_file)))
+    return list(label_faults('key', dataset))
 
 
 def test_the_labels_of_a_sound_set_pass(coco):
@@ -110,7 +110,7 @@ def test_entries_that_hide_each_other_or_belong_nowhere_are_told(
     change(content)
     path = tmp_path / 'train.json'
     path.write_text(json.dumps(content))
-    lines = list(id_faults(read(str(path))))
+    lines = list(id_faults(json.loads(path.read_text())))
     assert [line[: len(start)] for line, start in zip(lines, told)] == told
     assert bool(lines) == bool(told)
 
@@ -282,23 +282,15 @@ def test_a_mask_head_without_masks_is_told(samples, student_cfg):
         samples(model=model, with_mask=True)
 
 
-@pytest.mark.parametrize(
-    'segmentation',
-    [[[1.5, -2, 3e-4]], [], [[1, 2], [3, 4]], dict(size=[1, 2], counts='a"]b')],
-    ids=['polygon', 'none', 'two', 'mask'],
-)
-@pytest.mark.parametrize('last', [True, False])
-def test_polygons_are_skipped_and_nothing_else(tmp_path, segmentation, last):
-    box = dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 1, 1], area=1)
-    outline = dict(segmentation=segmentation)
-    box = {**box, **outline} if last else {**outline, **box}
-    image = dict(id=1, file_name='"segmentation": [1].png', height=1, width=1)
-    content = dict(
-        annotations=[box], images=[image], categories=[dict(id=1, name='[a]')]
-    )
-    path = tmp_path / 'a.json'
-    path.write_text(json.dumps(content))
-    found = read(str(path))
-    if isinstance(segmentation, list):
-        box['segmentation'] = []
-    assert found == content
+def test_a_file_is_judged_while_mmdetection_reads_it_and_not_read_again(
+    coco, monkeypatch
+):
+    dataset = coco(lambda content: content['annotations'][0].update(image_id=-1))
+    run = SimpleNamespace(train_dataloader=SimpleNamespace(dataset=dataset))
+    run.val_loop = None
+    monkeypatch.setattr(data, 'load', None)
+    (told,) = wrong_annotations(run)
+    assert '1 annotations have a image_id that is not in "images", -1' in told
+    monkeypatch.undo()
+    data.FILES.clear()  # as of a remote storage
+    assert [*wrong_annotations(run)] == [told]
