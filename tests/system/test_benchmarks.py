@@ -96,18 +96,10 @@ def test_checkpoint_weighs_the_teacher(bench):
 
 @pytest.fixture
 def step(bench, monkeypatch):
-    """The benchmark of a step, with the digits pair."""
+    """The benchmark of a step, for the digits pair."""
     import pairs
     import step
-    from mmengine.config import Config
 
-    def config(method, pair):
-        names = 'faster-rcnn_r18-half-to-r18-eighth_fpn_digits'
-        cfg = Config.fromfile(f'configs/demo/{method}_{names}.py')
-        cfg.model.architecture.rpn_head.type = 'FixedRPNHead'
-        return cfg
-
-    monkeypatch.setattr(step, 'config', config)
     monkeypatch.setattr(pairs, 'NUM_CLASSES', 10)
     monkeypatch.setattr(pairs, 'PROPOSALS', 100)
     return step
@@ -117,10 +109,12 @@ CASE = SimpleNamespace(pair='digits', size=(96, 128), batch=2, device='cpu', dty
 
 
 def test_all_sides_of_a_step_distil_the_same(step):
+    from pairs import batch
+
     shared, losses = step.Shared(CASE), {}
     for side in step.SIDES:
         model = step.make(side, shared)
-        data = model.data_preprocessor(step.batch(*CASE.size, CASE.batch), True)
+        data = model.data_preprocessor(batch(*CASE.size, CASE.batch), True)
         torch.manual_seed(0)
         np.random.seed(0)
         losses[side] = model(**data, mode='loss')
@@ -163,7 +157,9 @@ def test_step_times_every_side_and_changes_no_weight(step, bench, monkeypatch, c
     monkeypatch.setattr(step, 'make', keep)
     monkeypatch.setattr(step, 'MEMORY', ('student', 'ctkd'))
     _, figures = bench(
-        'step', '--size', '96x128', '--batch', '1', '--rounds', '1', memory=memory
+        'step',
+        *('--pair', 'digits', '--size', '96x128', '--batch', '1', '--rounds', '1'),
+        memory=memory,
     )
     sides, goals = figures['tables'].values()
     assert {row['side'] for row in sides} == {*step.SIDES, *LIMIT, 'limit'}
@@ -191,11 +187,14 @@ def test_the_tables_of_a_step_have_all_sides_and_goals(step):
 
 @pytest.mark.start
 def test_the_ways_of_a_teacher_are_compared_with_the_plain_one(bench, step):
-    _, figures = bench('teacher', '--short', '--size', '96x96', config=step.config)
+    _, figures = bench('teacher', '--short', '--size', '96x96', '--pair', 'digits')
     features, _, layers, logits = figures['tables'].values()
     errors = {row['way']: float(row['error']) for row in features}
     assert errors['plain'] == 0
     assert errors['ours'] < 1e-5 < errors['ours, bfloat16']
-    assert float(layers[1]['error']) < 0.1
+    assert errors['ours, bfloat16'] == errors['ours, cast to bfloat16']
+    cast, kept = (row['error'] for row in layers[1:])
+    assert float(cast) < 0.1
+    assert kept == cast
     exact, lossy = (float(row['error']) for row in logits)
     assert exact < 1e-5 < lossy < 0.1

@@ -19,8 +19,8 @@ TOLERANCE = 1e-6  # relative, in float64, where rounding alone makes 1e-15
 def speed_up(teacher: BaseModel, dtype: str | None = None) -> str:
     """Fold BatchNorms into convolutions; compute channels-last on a CPU.
 
-    And on a GPU in a half type: tensor cores read that layout, cuDNN would change to it
-    and back (NVIDIA's performance guide for convolutions; not measured here).
+    And in a half type on a GPU too, whose tensor cores read that layout; that is not
+    measured, see docs/performance.md.
 
     Both need weights that stay and a network in eval mode. The features of a made-up
     image are compared before and after, in float64: where they would change, as in

@@ -1,0 +1,13 @@
+"""Gives every Python that starts with this folder on its path the emulated device."""
+
+from __future__ import annotations
+
+import atexit
+import os
+
+from emulated_cuda import device, mmcv_ops
+
+device.load()
+mmcv_ops.install()
+# Leave before PyTorch's thread for the device meets a Python that has ended.
+atexit.register(os._exit, 0)
