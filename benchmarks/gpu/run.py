@@ -40,7 +40,7 @@ PARTS = {
     'waits': ('step_parts.waits', dict(R101, batch=2, dtype='bfloat16'), 90),
     'trace': ('step_parts.trace', dict(R101, batch=2, dtype='bfloat16'), 90),
     'nccl': ('demo_parts.nccl', {}, 90),
-    'compile': ('demo_parts.compiled', {}, 150),
+    'compile': ('demo_parts.compiled', {}, 240),
 }
 SMALL = dict(pair='digits', size=(96, 128), batch=2)
 # The other steps differ in nothing else; compiling takes a minute at any size.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -47,9 +48,7 @@ def prepare(device: str) -> str:
         ImportError: If mmcv has none for the device and there is no torchvision.
     """
     if find_spec(NAME) is not None:
-        import mmcv._ext
-
-        cuda = mmcv._ext.get_compiling_cuda_version()
+        cuda = import_module(NAME).get_compiling_cuda_version()
         if device == 'cpu' or cuda != 'not available':
             return 'mmcv'
     import torchvision  # noqa: F401  registers its operators

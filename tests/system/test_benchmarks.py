@@ -198,3 +198,72 @@ def test_the_ways_of_a_teacher_are_compared_with_the_plain_one(bench, step):
     assert kept == cast
     exact, lossy = (float(row['error']) for row in logits)
     assert exact < 1e-5 < lossy < 0.1
+
+
+@pytest.fixture
+def gpu(root, monkeypatch):
+    """The modules of the benchmark of a GPU can be imported."""
+    monkeypatch.syspath_prepend(str(root / 'benchmarks' / 'gpu'))
+
+
+def test_idle_gaps_are_the_times_between_kernels_on_any_stream(gpu, tmp_path):
+    from idle_gaps import gaps_of
+
+    def event(cat, name, ts, dur):  # microseconds
+        return dict(ph='X', cat=cat, name=name, ts=ts, dur=dur)
+
+    events = [
+        event('kernel', 'conv', 1000, 400),
+        event('kernel', 'relu', 1200, 300),  # of another stream, until 1500
+        event('gpu_memcpy', 'copy', 1510, 90),  # after 0.01 ms
+        event('kernel', 'nms', 3600, 400),  # after 2 ms
+        event('cpu_op', 'aten::nonzero', 1500, 1600),
+        event('cpu_op', 'aten::item', 1700, 1400),
+        event('cpu_op', 'aten::add', 100, 100),
+        dict(ph='M', name='process_name'),
+    ]
+    path = tmp_path / 'trace.json'
+    path.write_text(json.dumps(dict(traceEvents=events)))
+    (device,), lengths, longest = gaps_of(path).values()
+    assert device['span, ms'] == '3.00' and device['busy, ms'] == '0.99'
+    assert device['idle'] == '67.0%'
+    assert [row['number'] for row in lengths] == ['1', '0', '0', '1']
+    assert [row['ms'] for row in longest] == ['2.000', '0.010']
+    assert longest[0]['at, ms'] == '0.60'
+    assert longest[0]['the host meanwhile'] == 'aten::nonzero, 75% of it'
+
+
+def test_a_device_without_work_has_no_gaps(gpu, tmp_path):
+    from idle_gaps import gaps_of
+
+    path = tmp_path / 'trace.json'
+    path.write_text('{"traceEvents": []}')
+    ((row,),) = gaps_of(path).values()
+    assert row['found'] == 'no work of a device'
+
+
+@pytest.mark.process
+def test_a_part_that_ends_late_or_fails_stops_no_other(gpu, tmp_path, monkeypatch):
+    import run
+
+    parts = dict(run.PARTS, trace=(*run.PARTS['trace'][:2], 0.2))
+    monkeypatch.setattr(run, 'PARTS', parts)
+    monkeypatch.setattr(run, 'LEAST', 0.1)
+    args = SimpleNamespace(device='cpu', short=True, out=tmp_path, minutes=1)
+    (tmp_path / 'teacher.pth').write_text('no checkpoint')
+    rows = list(run.run_all(['trace', 'precisions'], args))
+    assert [row['result'] for row in rows] == ['out of time', 'failed']
+    assert 'train.json' in rows[1]['why']  # the digits come with the teacher
+    args.minutes = 0
+    (row,) = run.run_all(['trace'], args)
+    assert row['result'] == 'no time left'
+
+
+@pytest.mark.start
+def test_the_demo_trains_in_a_group_of_one_process(gpu, bench, tmp_path, monkeypatch):
+    import demo_parts
+
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    args = SimpleNamespace(device='cpu', short=True, out=tmp_path)
+    (row,) = demo_parts.nccl(args)['tables']['Goals']
+    assert row == demo_parts.goal('DDP: losses off one without a group', 0, 0.05)
