@@ -28,7 +28,7 @@ else ifeq ($(STACK),onedl)
 VENV     := .venv-onedl
 else ifeq ($(STACK),classification)
 VENV     := .venv-classification
-TESTS    := tests/system/test_classification.py
+TESTS    := tests/system/test_classification.py tests/system/test_torchvision_ops.py
 PACKAGES += mmpretrain==1.2.0 torchvision==0.28.0 einops==0.8.2 \
 	importlib-metadata==10.2.0 mat4py==0.6.0 modelindex==0.0.2
 else

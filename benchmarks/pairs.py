@@ -69,11 +69,12 @@ def config(method: str, pair: str) -> Config:
 
     Args:
         method: Folder and first part of the name in ``configs``, such as ``kd``.
-        pair: Such as ``r101-to-r18``.
+        pair: Such as ``r101-to-r18``; ``digits`` is the demo's, of 10 classes.
     """
-    folder = method.split('-')[0]
-    name = f'{method}_faster-rcnn_{pair}_fpn_1x_coco.py'
-    cfg = Config.fromfile(Path('configs') / folder / name)
+    folder, name = method.split('-')[0], f'{pair}_fpn_1x_coco'
+    if pair == 'digits':
+        folder, name = 'demo', 'r18-half-to-r18-eighth_fpn_digits'
+    cfg = Config.fromfile(Path('configs') / folder / f'{method}_faster-rcnn_{name}.py')
     cfg.model.architecture.backbone.init_cfg = None
     cfg.model.architecture.rpn_head.type = 'FixedRPNHead'
     return cfg

@@ -25,151 +25,21 @@ a realistic case.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import os
 import subprocess
 import sys
-from collections import defaultdict
-from collections.abc import Callable
-from functools import cached_property
-from typing import Any
 
-import numpy as np
 import torch
-from mmengine.model import BaseModel
-from mmengine.optim import OptimWrapper
-from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.utils import track_iter_progress
-from pairs import batch, config, plain_teacher
-from peers import mmrazor_config
+from sides import OURS, PEERS, SIDES, Shared, make, parts, stepper
 from step_tables import tables
 from timing import interleaved, parser, report, resident
 
-from ctkd_mm.engine.optim.amp_wrapper import AmpOptimWrapper, CPUAmpOptimWrapper
-from ctkd_mm.models.algorithms.roi_logit_distill import RoILogitDistill
-from ctkd_mm.models.heads.roi_head import box_forward
-from ctkd_mm.models.teachers.speed_up import speed_up
-from ctkd_mm.utils.precision import low_precision
-
-PEERS = ('mmrazor', 'mdistiller')
-OURS = ('kd', 'ctkd', 'ctkd-instance', 'ctkd bf16')
-SIDES = ('student', *PEERS, *OURS)
 # Each tensor in pages of its own, or the peak would depend on glibc's heap's past.
 MAPPED = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536'}
 MEMORY = ('student', 'mmrazor', 'ctkd')
-
-
-class Shared:
-    """What the sides have in common: memory that lies idle may leave the machine's.
-
-    Attributes:
-        student: The detector that all sides train.
-        plain: The peers' teacher.
-        fast: Ours, sped up as ``init_weights()`` does it.
-        momentum: The optimizers' state of the student.
-    """
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        init_default_scope('mmdet')
-        self.args = args
-        self.momentum: dict = defaultdict(dict)
-
-    @cached_property
-    def student(self) -> BaseModel:
-        model = MODELS.build(config('kd', self.args.pair).model.architecture)
-        torch.manual_seed(0)
-        model.init_weights()
-        return model.to(self.args.device)
-
-    @cached_property
-    def plain(self) -> BaseModel:
-        return plain_teacher(config('kd', self.args.pair)).to(self.args.device)
-
-    @cached_property
-    def fast(self) -> BaseModel:
-        teacher = plain_teacher(config('kd', self.args.pair)).to(self.args.device)
-        print(speed_up(teacher))
-        return teacher
-
-
-def make(side: str, shared: Shared) -> BaseModel:
-    """Build one side's model in training mode."""
-    args = shared.args
-    if side == 'student':
-        return shared.student.train()
-    model = config(side.split()[0] if side in OURS else 'kd', args.pair).model
-    model.architecture = shared.student
-    model.teacher = shared.plain if side in PEERS else shared.fast
-    if side == 'mmrazor':
-        model = mmrazor_config(model, args.batch)
-    elif side == 'mdistiller':
-        model.type = 'MDistillerStep'
-    elif side == 'ctkd bf16':
-        model.teacher_dtype = 'bfloat16'
-    # MMRazor finds its deliveries under its own scope only.
-    with DefaultScope.overwrite_default_scope('mmrazor' if side == 'mmrazor' else None):
-        built = MODELS.build(model)
-    built.to(args.device).train()
-    return built
-
-
-def stepper(model: BaseModel, shared: Shared) -> Callable[[], None]:
-    """Make a function that trains one step, the same one every time."""
-    args = shared.args
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0, momentum=0.9)
-    optimizer.state = shared.momentum
-    wrapper = CPUAmpOptimWrapper if args.device == 'cpu' else AmpOptimWrapper
-    optim_wrapper = (
-        wrapper(optimizer=optimizer, dtype=args.dtype)
-        if args.dtype
-        else OptimWrapper(optimizer)
-    )
-    data = batch(*args.size, args.batch)
-
-    def step() -> None:
-        torch.manual_seed(0)  # the sampler's choice of RoIs
-        np.random.seed(0)
-        model.train_step(copy.deepcopy(data), optim_wrapper)
-        finish(args.device)
-
-    return step
-
-
-def parts(model: RoILogitDistill, args: argparse.Namespace) -> dict[str, Callable]:
-    """Make functions that run what the limit has of the teacher."""
-    data = model.data_preprocessor(batch(*args.size, args.batch), training=True)
-    with model.distiller.student_recorders:
-        model.student(data['inputs'], data['data_samples'], mode='loss')
-    rois = model.distiller.student_recorders.recorders['rois'].data_buffer[-1][1]
-    model._release_records()
-
-    device = torch.device(args.device)
-
-    @torch.no_grad()
-    def features() -> Any:
-        with low_precision(device, args.dtype):
-            feats = model.teacher.extract_feat(data['teacher_inputs'])
-        finish(args.device)
-        return feats
-
-    feats = features()
-
-    @torch.no_grad()
-    def roi_head() -> None:
-        with low_precision(device, args.dtype):
-            box_forward(model.teacher, feats, rois, 0)
-        finish(args.device)
-
-    return {'features': features, 'roi head': roi_head}
-
-
-def finish(device: str) -> None:
-    """Wait for a GPU; a CPU is done when the call returns."""
-    if device != 'cpu':
-        torch.cuda.synchronize()
 
 
 def peak_memory(side: str, args: argparse.Namespace) -> None:

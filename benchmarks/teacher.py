@@ -29,18 +29,20 @@ from torch import Tensor
 from ctkd_mm.models.heads.roi_head import box_forward
 from ctkd_mm.models.teachers.load import build_detector, load_teacher
 from ctkd_mm.models.teachers.speed_up import speed_up
-from ctkd_mm.utils.precision import low_precision
+from ctkd_mm.utils.precision import keep_weights, low_precision
 
 ROIS = 512
 
 
 def ways(plain: BaseModel, images: Tensor, short: bool) -> dict[str, Callable]:
     """Make each way of computing the features."""
-    folded, last, both, ours = (copy.deepcopy(plain) for _ in range(4))
+    folded, last, both, ours, half = (copy.deepcopy(plain) for _ in range(5))
     fuse_conv_bn(folded)
     last.to(memory_format=torch.channels_last)
     fuse_conv_bn(both).to(memory_format=torch.channels_last)
     speed_up(ours)
+    keep_in_bfloat16(half)
+    usual = copy.deepcopy(half).to(memory_format=torch.contiguous_format)
     found = {
         'plain': under(torch.no_grad, plain.extract_feat, images),
         'inference_mode': under(torch.inference_mode, plain.extract_feat, images),
@@ -49,7 +51,9 @@ def ways(plain: BaseModel, images: Tensor, short: bool) -> dict[str, Callable]:
         'folded, channels_last': under(torch.no_grad, both.extract_feat, images),
         'ours': under(torch.no_grad, ours.extract_feat, images),
         'bfloat16': in_bfloat16(plain.extract_feat, images),
-        'ours, bfloat16': in_bfloat16(ours.extract_feat, images),
+        'ours, cast to bfloat16': in_bfloat16(ours.extract_feat, images),
+        'ours, bfloat16': in_bfloat16(half.extract_feat, images),
+        'ours, bfloat16, contiguous': in_bfloat16(usual.extract_feat, images),
     }
     if not short:
         compiled = torch.compile(both.extract_feat)
@@ -59,9 +63,17 @@ def ways(plain: BaseModel, images: Tensor, short: bool) -> dict[str, Callable]:
     return found
 
 
+def keep_in_bfloat16(teacher: BaseModel) -> None:
+    """Do what loading a teacher with ``teacher_dtype='bfloat16'`` does."""
+    speed_up(teacher, 'bfloat16')
+    keep_weights(teacher, 'bfloat16')
+
+
 def head_ways(teacher: BaseModel, images: Tensor) -> tuple[dict[str, Callable], ...]:
     """Make the ways of the RoI head's two parts."""
     extractor, head = teacher.roi_head.bbox_roi_extractor, teacher.roi_head.bbox_head
+    half = copy.deepcopy(head)
+    keep_weights(half, 'bfloat16')
     with torch.no_grad():
         feats = teacher.extract_feat(images)[: extractor.num_inputs]
         rois = random_rois(images)
@@ -70,7 +82,8 @@ def head_ways(teacher: BaseModel, images: Tensor) -> tuple[dict[str, Callable], 
         {'RoIAlign': under(torch.no_grad, lambda: [extractor(feats, rois)])},
         {
             'float32': under(torch.no_grad, head, crops),
-            'bfloat16': in_bfloat16(head, crops),
+            'cast to bfloat16': in_bfloat16(head, crops),
+            'bfloat16': in_bfloat16(half, crops),
         },
     )
 
@@ -78,13 +91,16 @@ def head_ways(teacher: BaseModel, images: Tensor) -> tuple[dict[str, Callable], 
 @torch.no_grad()
 def logit_errors(plain: BaseModel, images: Tensor) -> list[dict[str, str]]:
     """Compare the logits that distillation gets with those of the plain teacher."""
-    ours, rois = copy.deepcopy(plain), random_rois(images)
+    ours, half = copy.deepcopy(plain), copy.deepcopy(plain)
     speed_up(ours)
+    keep_in_bfloat16(half)
+    rois = random_rois(images)
     want = box_forward(plain, plain.extract_feat(images), rois, 0)
+    teachers = {'ours': (ours, None), 'ours, bfloat16': (half, 'bfloat16')}
     found = []
-    for name, dtype in {'ours': None, 'ours, bfloat16': 'bfloat16'}.items():
+    for name, (teacher, dtype) in teachers.items():
         with low_precision(images.device, dtype):
-            logits = box_forward(ours, ours.extract_feat(images), rois, 0)
+            logits = box_forward(teacher, teacher.extract_feat(images), rois, 0)
         change = (logits.softmax(1) - want.softmax(1)).abs().max().item()
         found.append(
             {
@@ -117,7 +133,7 @@ def under(context: Callable, function: Callable, *args: Any) -> Callable[[], Any
 
 
 def in_bfloat16(function: Callable, *args: Any) -> Callable[[], Any]:
-    """Make a call as ``teacher_dtype='bfloat16'`` does it."""
+    """Make a call in mixed precision, as ``teacher_dtype='bfloat16'`` does it."""
 
     def call(*args: Any) -> Any:
         with low_precision(args[0].device, 'bfloat16'):
@@ -152,6 +168,7 @@ def main() -> None:
     arguments.add_argument('--size', default='480x800', help='height x width')
     arguments.add_argument('--batch', type=int, default=1, help='images')
     arguments.add_argument('--device', default='cpu')
+    arguments.add_argument('--pair', default='r101-to-r50')
     arguments.add_argument('--config', help='of a two-stage teacher')
     arguments.add_argument('--checkpoint')
     args = arguments.parse_args()
@@ -163,7 +180,7 @@ def main() -> None:
         teacher = build_detector(args.config).eval()
         load_teacher(teacher, args.checkpoint)
     else:
-        teacher = plain_teacher(config('kd', 'r101-to-r50'))
+        teacher = plain_teacher(config('kd', args.pair))
     teacher.to(args.device).requires_grad_(False)
     size = tuple(map(int, args.size.split('x')))
     data = teacher.data_preprocessor(batch(*size, args.batch))

@@ -28,6 +28,21 @@ def low_precision(device: torch.device, dtype: str | None) -> Iterator[None]:
         yield
 
 
+def keep_weights(model: nn.Module, dtype: str | None) -> None:
+    """Cast what autocast would cast at every use: frozen weights, once, to their bits.
+
+    Layers of other types, as those that normalise, may compute with their weights first
+    and keep them. The model then runs within :func:`low_precision` only.
+
+    Args:
+        model: The frozen model; its convolutions and linear layers are cast.
+        dtype: One of ``HALVES``; None changes nothing.
+    """
+    for layer in model.modules() if dtype else ():
+        if type(layer) in (nn.Conv2d, nn.Linear):
+            layer.to(HALVES[dtype])
+
+
 @contextmanager
 def float32_for_mmcv() -> Iterator[None]:
     """Cast what enters RoI extractors and leaves heads, in any model meanwhile.

@@ -18,6 +18,10 @@ class EmulatedExtension(ModuleType):
         self.__spec__ = extension.__spec__
         self._extension = extension
 
+    def get_compiling_cuda_version(self) -> str:
+        """Say that there are operators for the device."""
+        return 'emulated'
+
     def __getattr__(self, name: str) -> Any:
         operator = OPERATORS.get(name) or getattr(self._extension, name)
         if not callable(operator):

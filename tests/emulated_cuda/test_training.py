@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ctkd_mm.utils.precision import HALVES
 from emulated_cuda.precisions import PRECISIONS
 
 pytestmark = pytest.mark.emulated_cuda
@@ -130,9 +131,15 @@ def test_averages_follow_the_steps_of_accumulated_gradients(cfg):
 def test_a_teacher_in_lower_precision_teaches_a_student_in_float32(demo_cfg, dtype):
     demo_cfg.model.teacher_dtype = dtype
     demo_cfg.train_cfg.max_epochs = 1
-    _, steps = train(demo_cfg)
+    # Evaluated too, in that type.
+    expected = dict(value=0, tol=1, images=2)
+    demo_cfg.default_hooks.preflight.expect_map = expected
+    runner, steps = train(demo_cfg)
     assert len(steps.losses) == 2
     assert all(losses['distill.loss_kd'] > 0 for losses in steps.losses)
+    weight = runner.model.teacher.backbone.conv1.weight
+    assert weight.dtype == HALVES[dtype]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_fused_optimizer_steps_under_loss_scaling(demo_cfg):

@@ -96,18 +96,10 @@ def test_checkpoint_weighs_the_teacher(bench):
 
 @pytest.fixture
 def step(bench, monkeypatch):
-    """The benchmark of a step, with the digits pair."""
+    """The benchmark of a step, for the digits pair."""
     import pairs
     import step
-    from mmengine.config import Config
 
-    def config(method, pair):
-        names = 'faster-rcnn_r18-half-to-r18-eighth_fpn_digits'
-        cfg = Config.fromfile(f'configs/demo/{method}_{names}.py')
-        cfg.model.architecture.rpn_head.type = 'FixedRPNHead'
-        return cfg
-
-    monkeypatch.setattr(step, 'config', config)
     monkeypatch.setattr(pairs, 'NUM_CLASSES', 10)
     monkeypatch.setattr(pairs, 'PROPOSALS', 100)
     return step
@@ -117,10 +109,12 @@ CASE = SimpleNamespace(pair='digits', size=(96, 128), batch=2, device='cpu', dty
 
 
 def test_all_sides_of_a_step_distil_the_same(step):
+    from pairs import batch
+
     shared, losses = step.Shared(CASE), {}
     for side in step.SIDES:
         model = step.make(side, shared)
-        data = model.data_preprocessor(step.batch(*CASE.size, CASE.batch), True)
+        data = model.data_preprocessor(batch(*CASE.size, CASE.batch), True)
         torch.manual_seed(0)
         np.random.seed(0)
         losses[side] = model(**data, mode='loss')
@@ -163,7 +157,9 @@ def test_step_times_every_side_and_changes_no_weight(step, bench, monkeypatch, c
     monkeypatch.setattr(step, 'make', keep)
     monkeypatch.setattr(step, 'MEMORY', ('student', 'ctkd'))
     _, figures = bench(
-        'step', '--size', '96x128', '--batch', '1', '--rounds', '1', memory=memory
+        'step',
+        *('--pair', 'digits', '--size', '96x128', '--batch', '1', '--rounds', '1'),
+        memory=memory,
     )
     sides, goals = figures['tables'].values()
     assert {row['side'] for row in sides} == {*step.SIDES, *LIMIT, 'limit'}
@@ -191,11 +187,83 @@ def test_the_tables_of_a_step_have_all_sides_and_goals(step):
 
 @pytest.mark.start
 def test_the_ways_of_a_teacher_are_compared_with_the_plain_one(bench, step):
-    _, figures = bench('teacher', '--short', '--size', '96x96', config=step.config)
+    _, figures = bench('teacher', '--short', '--size', '96x96', '--pair', 'digits')
     features, _, layers, logits = figures['tables'].values()
     errors = {row['way']: float(row['error']) for row in features}
     assert errors['plain'] == 0
     assert errors['ours'] < 1e-5 < errors['ours, bfloat16']
-    assert float(layers[1]['error']) < 0.1
+    assert errors['ours, bfloat16'] == errors['ours, cast to bfloat16']
+    cast, kept = (row['error'] for row in layers[1:])
+    assert float(cast) < 0.1
+    assert kept == cast
     exact, lossy = (float(row['error']) for row in logits)
     assert exact < 1e-5 < lossy < 0.1
+
+
+@pytest.fixture
+def gpu(root, monkeypatch):
+    """The modules of the benchmark of a GPU can be imported."""
+    monkeypatch.syspath_prepend(str(root / 'benchmarks' / 'gpu'))
+
+
+def test_idle_gaps_are_the_times_between_kernels_on_any_stream(gpu, tmp_path):
+    from idle_gaps import gaps_of
+
+    def event(cat, name, ts, dur):  # microseconds
+        return dict(ph='X', cat=cat, name=name, ts=ts, dur=dur)
+
+    events = [
+        event('kernel', 'conv', 1000, 400),
+        event('kernel', 'relu', 1200, 300),  # of another stream, until 1500
+        event('gpu_memcpy', 'copy', 1510, 90),  # after 0.01 ms
+        event('kernel', 'nms', 3600, 400),  # after 2 ms
+        event('cpu_op', 'aten::nonzero', 1500, 1600),
+        event('cpu_op', 'aten::item', 1700, 1400),
+        event('cpu_op', 'aten::add', 100, 100),
+        dict(ph='M', name='process_name'),
+    ]
+    path = tmp_path / 'trace.json'
+    path.write_text(json.dumps(dict(traceEvents=events)))
+    (device,), lengths, longest = gaps_of(path).values()
+    assert device['span, ms'] == '3.00' and device['busy, ms'] == '0.99'
+    assert device['idle'] == '67.0%'
+    assert [row['number'] for row in lengths] == ['1', '0', '0', '1']
+    assert [row['ms'] for row in longest] == ['2.000', '0.010']
+    assert longest[0]['at, ms'] == '0.60'
+    assert longest[0]['the host meanwhile'] == 'aten::nonzero, 75% of it'
+
+
+def test_a_device_without_work_has_no_gaps(gpu, tmp_path):
+    from idle_gaps import gaps_of
+
+    path = tmp_path / 'trace.json'
+    path.write_text('{"traceEvents": []}')
+    ((row,),) = gaps_of(path).values()
+    assert row['found'] == 'no work of a device'
+
+
+@pytest.mark.process
+def test_a_part_that_ends_late_or_fails_stops_no_other(gpu, tmp_path, monkeypatch):
+    import run
+
+    parts = dict(run.PARTS, trace=(*run.PARTS['trace'][:2], 0.2))
+    monkeypatch.setattr(run, 'PARTS', parts)
+    monkeypatch.setattr(run, 'LEAST', 0.1)
+    args = SimpleNamespace(device='cpu', short=True, out=tmp_path, minutes=1)
+    (tmp_path / 'teacher.pth').write_text('no checkpoint')
+    rows = list(run.run_all(['trace', 'precisions'], args))
+    assert [row['result'] for row in rows] == ['out of time', 'failed']
+    assert 'train.json' in rows[1]['why']  # the digits come with the teacher
+    args.minutes = 0
+    (row,) = run.run_all(['trace'], args)
+    assert row['result'] == 'no time left'
+
+
+@pytest.mark.start
+def test_the_demo_trains_in_a_group_of_one_process(gpu, bench, tmp_path, monkeypatch):
+    import demo_parts
+
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    args = SimpleNamespace(device='cpu', short=True, out=tmp_path)
+    (row,) = demo_parts.nccl(args)['tables']['Goals']
+    assert row == demo_parts.goal('DDP: losses off one without a group', 0, 0.05)

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from helpers import torchvision_cpu
 from helpers.classifier_run import kl_at, narrow, train_digits
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
@@ -29,15 +30,7 @@ for package in ('mmpretrain', 'torchvision'):
             f'{package} is not installed (the extra "classification")',
             allow_module_level=True,
         )
-try:
-    import torchvision  # noqa: F401  mmpretrain needs it
-except RuntimeError:
-    # Its operators, built for another PyTorch, do not load. None of them is used here,
-    # but these two must be declared for its import.
-    for name in ('nms', 'qnms'):
-        torch.library.define(
-            f'torchvision::{name}', '(Tensor boxes, Tensor scores, float iou) -> Tensor'
-        )
+torchvision_cpu.load()  # mmpretrain needs it
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 LEAVES = sorted((CONFIGS / 'classification').glob('*.py'))

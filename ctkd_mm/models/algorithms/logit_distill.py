@@ -56,8 +56,9 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         init_cfg: See MMEngine's ``BaseModule``.
         teacher_ignore_keys: Regular expressions of its keys that need not fit.
         teacher_dtype: ``'bfloat16'`` or ``'float16'`` runs the teacher alone in mixed
-            precision: faster, its logits off by about 1 percent of their size
-            (docs/performance.md). RoIs stay float32. None: as the student.
+            precision, with weights kept in it: faster, its logits off by about 1
+            percent of their size (docs/performance.md). RoIs stay float32. None: as the
+            student.
 
     Raises:
         ValueError: If the two are no pair (:meth:`check_pair`), ``loss_kd`` is for

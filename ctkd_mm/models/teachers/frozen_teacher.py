@@ -14,7 +14,7 @@ from torch import nn
 
 from ctkd_mm.models.teachers.load import load_teacher_of
 from ctkd_mm.models.teachers.speed_up import speed_up
-from ctkd_mm.utils.precision import low_precision
+from ctkd_mm.utils.precision import keep_weights, low_precision
 
 
 class Beside:
@@ -48,7 +48,8 @@ class FrozenTeacher:
         teacher_ckpt: Path or URL of its checkpoint.
         teacher_ignore_keys: Regular expressions of keys that may not fit.
         teacher_dtype: Type that it computes in, see
-            :func:`ctkd_mm.utils.precision.low_precision`.
+            :func:`ctkd_mm.utils.precision.low_precision`; its weights, once loaded, are
+            kept in it, see :func:`ctkd_mm.utils.precision.keep_weights`.
         teacher_sha256: Hash of its weights; None as long as it has none.
         teacher_meta: ``meta`` of its checkpoint.
     """
@@ -73,7 +74,8 @@ class FrozenTeacher:
         recorders = self.distiller.teacher_recorders.recorders.values()
         # One of a function or method does not show in the modules that it looks into.
         if all(isinstance(recorder, ModuleOutputsRecorder) for recorder in recorders):
-            print_log(speed_up(self.teacher), 'current')
+            print_log(speed_up(self.teacher, self.teacher_dtype), 'current')
+        keep_weights(self.teacher, self.teacher_dtype)
 
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Set the student's mode; the teacher stays in eval mode."""
@@ -83,7 +85,10 @@ class FrozenTeacher:
 
     @contextmanager
     def teaching(self) -> Iterator[None]:
-        """Compute what the teacher does meanwhile without gradient, in its type."""
+        """Compute what the teacher does meanwhile without gradient, in its type.
+
+        Nothing else may run a teacher whose weights are kept in that type.
+        """
         device = next(self.teacher.parameters()).device
         with torch.no_grad(), low_precision(device, self.teacher_dtype):
             yield

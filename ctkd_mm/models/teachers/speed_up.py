@@ -16,8 +16,11 @@ TOLERANCE = 1e-6  # relative, in float64, where rounding alone makes 1e-15
 
 
 @torch.no_grad()
-def speed_up(teacher: BaseModel) -> str:
-    """Fold BatchNorms into convolutions; on a CPU, compute channels-last.
+def speed_up(teacher: BaseModel, dtype: str | None = None) -> str:
+    """Fold BatchNorms into convolutions; compute channels-last on a CPU.
+
+    And in a half type on a GPU too, whose tensor cores read that layout; that is not
+    measured, see docs/performance.md.
 
     Both need weights that stay and a network in eval mode. The features of a made-up
     image are compared before and after, in float64: where they would change, as in
@@ -28,6 +31,7 @@ def speed_up(teacher: BaseModel) -> str:
     Args:
         teacher: The detector with its final weights; set to eval mode. Its
             ``backbone`` and ``neck`` are replaced.
+        dtype: The lower precision that it will compute in, if any.
 
     Returns:
         What was done, for the log.
@@ -35,10 +39,11 @@ def speed_up(teacher: BaseModel) -> str:
     parts = _unwatched(teacher)
     if not parts:
         return 'teacher: left as it is, a recorder looks into its backbone'
-    dtype = next(teacher.parameters()).dtype
+    weight = next(teacher.parameters())
+    stored, last = weight.dtype, bool(dtype) or weight.device.type == 'cpu'
     teacher.eval()
     try:
-        fault = _replace(teacher.double(), parts)
+        fault = _replace(teacher.double(), parts, last)
     except Exception as error:  # a network may meet a layout or size it cannot take
         fault = str(error).splitlines()[0]
     if fault:
@@ -46,7 +51,7 @@ def speed_up(teacher: BaseModel) -> str:
         done = f'left as it is, BatchNorm cannot be folded: {fault}'
     else:
         done = f'BatchNorm folded in {" and ".join(parts)}'
-    teacher.to(dtype)
+    teacher.to(stored)
     return f'teacher: {done}'
 
 
@@ -60,22 +65,21 @@ def _unwatched(teacher: BaseModel) -> dict[str, nn.Module]:
     return parts
 
 
-def _replace(teacher: BaseModel, parts: dict[str, nn.Module]) -> str:
+def _replace(teacher: BaseModel, parts: dict[str, nn.Module], last: bool) -> str:
     """Put folded copies in the places of the parts; say what is wrong with them."""
     weight = next(teacher.parameters())
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(PROBE, generator=generator).to(weight)
     want = teacher.extract_feat(images)
-    folded = {name: _folded(part, weight.device) for name, part in parts.items()}
+    folded = {name: _folded(part, last) for name, part in parts.items()}
     folded[list(parts)[-1]].register_forward_hook(_usual_layout)
     _set(teacher, folded)
     return _fault(teacher.extract_feat(images), want)
 
 
-def _folded(part: nn.Module, device: torch.device) -> nn.Module:
+def _folded(part: nn.Module, last: bool) -> nn.Module:
     part = fuse_conv_bn(copy.deepcopy(part)).requires_grad_(False)
-    # Measured on a CPU only; see docs/performance.md.
-    return part.to(memory_format=torch.channels_last) if device.type == 'cpu' else part
+    return part.to(memory_format=torch.channels_last) if last else part
 
 
 def _set(teacher: BaseModel, parts: dict[str, nn.Module]) -> None:

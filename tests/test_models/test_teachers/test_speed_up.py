@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
 from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks import ConvWS2d
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ctkd_mm.models.heads.roi_head import box_forward
+from ctkd_mm.models.teachers import frozen_teacher
 from ctkd_mm.models.teachers.speed_up import speed_up
 from ctkd_mm.registry import MODELS
+from ctkd_mm.utils.precision import HALVES, keep_weights
 from ctkd_mm.utils.weights import weights_sha256
 
 ROIS = torch.tensor([[0.0, 3, 5, 60, 40], [0, 10, 10, 90, 95], [0, 30, 0, 50, 80]])
@@ -266,6 +271,57 @@ def test_a_bfloat16_teacher_gives_nearly_the_same_logits(shaken_cfg, batch, loss
     assert found.dtype == torch.float32
     error = (found - want).norm() / want.norm()
     assert 1e-5 < error < 3e-2
+
+
+@pytest.mark.parametrize('dtype', HALVES)
+def test_kept_weights_give_the_bits_of_weights_cast_at_every_step(
+    shaken_cfg, batch, dtype, monkeypatch
+):
+    monkeypatch.setattr(frozen_teacher, 'keep_weights', lambda model, dtype: None)
+    seen, hashes = [], []
+    for _ in range(2):
+        model = build(dict(shaken_cfg, teacher_dtype=dtype))
+        images = model.data_preprocessor(copy.deepcopy(batch), True)['teacher_inputs']
+        with Operators() as operators, model.teaching():
+            feats = model.teacher.extract_feat(images)
+            logits = box_forward(model.teacher, feats, ROIS, 0)
+        seen.append((operators.count, [*feats, logits]))
+        hashes.append(model.teacher_sha256)
+        monkeypatch.undo()
+    (cast, want), (kept, found) = seen
+    for a, b in zip(found, want):
+        assert torch.equal(a, b)
+    layers = [m for m in model.teacher.modules() if type(m) in (nn.Conv2d, nn.Linear)]
+    assert {m.weight.dtype for m in layers} == {HALVES[dtype]}
+    # A weight and a bias of every layer that the features and logits come from; the
+    # RPN and the boxes' regression have 3 and 1 more.
+    used = [m for m in layers if m.bias is not None]
+    assert cast['_to_copy'] - kept['_to_copy'] >= 2 * (len(used) - 4)
+    assert cast['convolution'] == kept['convolution']
+    assert hashes[0] == hashes[1]
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators of what runs meanwhile, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_computes_with_its_weights_first_keeps_them():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), ConvWS2d(4, 4, 1), nn.Linear(4, 2)
+    )
+    keep_weights(model, 'bfloat16')
+    found = [layer.weight.dtype for layer in model]
+    assert found == [torch.bfloat16, torch.float32, torch.float32, torch.bfloat16]
+    keep_weights(model, None)
+    assert found == [layer.weight.dtype for layer in model]
 
 
 def test_an_unknown_teacher_dtype_is_refused(ctkd_cfg):
