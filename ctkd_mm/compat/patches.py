@@ -12,11 +12,9 @@ import importlib.util
 import pickle
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -167,16 +165,3 @@ def _refusal(source: str, error: Exception) -> str:
         f'can run any code. If you trust the file, {allow}set '
         'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 for this command'
     )
-
-
-def coco_evaluator(evaluator: Any) -> AbstractContextManager:
-    """Make MMDetection's ``CocoMetric`` compute with another evaluator meanwhile.
-
-    It names its evaluators in the code and has no argument for them.
-
-    Args:
-        evaluator: Makes one; called as pycocotools' ``COCOeval``.
-    """
-    from mmdet.evaluation.metrics import coco_metric
-
-    return mock.patch.multiple(coco_metric, COCOeval=evaluator, COCOevalMP=evaluator)
