@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mmdet.evaluation import CocoMetric
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from pycocotools import mask as rle
 from pycocotools.cocoeval import COCOeval
@@ -200,8 +202,20 @@ def usual():
     return random_set(np.random.default_rng(3))
 
 
-def test_the_values_are_between_0_and_1(both, usual):
+@pytest.fixture
+def log(monkeypatch):
+    """What is logged from here on."""
+    lines = []
+    logger = SimpleNamespace(info=lines.append)
+    monkeypatch.setattr(MMLogger, 'get_current_instance', lambda: logger)
+    return lines
+
+
+def test_the_values_and_the_table_of_classes(both, usual, log):
     values = both(*usual, metric=['bbox', 'segm', 'proposal'], classwise=True)
+    tables = [line for line in log if line.startswith('\n+')]
+    assert tables[:2] == tables[2:]
+    assert len(tables) == 4
     assert all(-1 <= value <= 1 or np.isnan(value) for value in values.values())
     for name in ('bbox_mAP', 'bbox_mAP_s', 'segm_mAP', 'AR@100'):
         assert 0 < values[name] < 1
@@ -330,11 +344,11 @@ def test_what_is_wrong_is_said_by_cocometric(tmp_path, change, options, error, w
 
 
 def test_without_hotcoco_cocometric_counts_and_the_log_says_so(
-    both, usual, monkeypatch, caplog
+    both, usual, monkeypatch, log
 ):
     monkeypatch.setattr(fast_coco_metric, 'hotcoco', None)
-    with caplog.at_level('INFO'):
-        assert 0 < both(*usual, fast=False)['bbox_mAP'] < 1
+    assert 0 < both(*usual, fast=False)['bbox_mAP'] < 1
+    assert sum('CocoMetric counts, which takes longer: hotcoco' in i for i in log) == 1
 
 
 @pytest.mark.start
