@@ -54,7 +54,7 @@ setup(
         # mmpretrain imports torchvision and does not declare it: the one that was built
         # for the installed torch.
         'classification': ['mmpretrain>=1.2,<2', 'torchvision'],
-        'eval': ['faster-coco-eval>=1.7.2,<2'],  # COCO mAP in C++; needs numpy only
+        'eval': ['hotcoco>=1.3,<2'],  # COCO mAP in Rust; needs numpy and Python 3.10
         'demo': ['scikit-learn', 'matplotlib'],
         'test': ['pytest', 'pytest-xdist>=3.6', 'ruff', 'tensorboard', 'selenium'],
         # Read without the package being imported: neither torch nor a stack is needed.

@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/pairs/faster-rcnn_r101-to-r50_fpn.py',
     '../_base_/methods/ctkd-dkd.py',
-    'mmdet::_base_/datasets/coco_detection.py',
+    '../_base_/datasets/coco_detection.py',
     '../_base_/schedules/schedule_1x.py',
     '../_base_/runtime.py',
 ]

@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/pairs/gfl_r101-to-r18_fpn_ld.py',
     '../_base_/methods/ctkd-ld.py',
-    'mmdet::_base_/datasets/coco_detection.py',
+    '../_base_/datasets/coco_detection.py',
     '../_base_/schedules/schedule_1x.py',
     '../_base_/runtime.py',
 ]

@@ -1,4 +1,4 @@
-"""Repairs of MMEngine and MMDetection; no other module changes them.
+"""Repairs of MMEngine; no other module changes it.
 
 torch >= 2.6 refuses the checkpoints that MMEngine writes. So the few types in them are
 allowed, and every load of MMEngine, from files and URLs, keeps to that list. Without
@@ -12,12 +12,10 @@ import importlib.util
 import pickle
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -176,19 +174,6 @@ def _refusal(source: str, error: Exception) -> str:
         f'can run any code. If you trust the file, {allow}set '
         'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 for this command'
     )
-
-
-def coco_evaluator(evaluator: Any) -> AbstractContextManager:
-    """Make MMDetection's ``CocoMetric`` compute with another evaluator meanwhile.
-
-    It names its evaluators in the code and has no argument for them.
-
-    Args:
-        evaluator: Makes one; called as pycocotools' ``COCOeval``.
-    """
-    from mmdet.evaluation.metrics import coco_metric
-
-    return mock.patch.multiple(coco_metric, COCOeval=evaluator, COCOevalMP=evaluator)
 
 
 REPAIRS = {

@@ -177,8 +177,6 @@ ONE_BOX = dict(image_id=1, category_id=1, bbox=[9, 9, 20, 20], area=400, iscrowd
 def test_ids_are_refused_exactly_where_perfect_boxes_score_less(
     tmp_path, metric, ids, right
 ):
-    if metric is FastCocoMetric:
-        pytest.importorskip('faster_coco_eval')
     boxes = [[9, 9, 20, 20], [50, 50, 20, 30]]
     annotations = [dict(ONE_BOX, id=i, bbox=box) for i, box in zip(ids, boxes)]
     image = dict(id=1, file_name='a.png', width=99, height=99)

@@ -1,41 +1,47 @@
-"""The fast evaluation is pycocotools' own, to the last digit."""
+"""The fast evaluation is pycocotools' own, to the bit."""
 
 from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mmdet.evaluation import CocoMetric
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from pycocotools import mask as rle
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-pytest.importorskip('faster_coco_eval')
+pytest.importorskip('hotcoco')
 
-from ctkd_mm.evaluation.fast_coco_metric import FastCocoMetric, fast_coco_eval
+from ctkd_mm.evaluation import fast_coco_metric
+from ctkd_mm.evaluation.fast_coco_metric import FastCocoMetric
 
-CLASSES = 6  # of which 0 is in no annotation and 5 in no detection
 WIDTH, HEIGHT = 200, 160
+SIDES = [0, 8, 32, 40, 90, 96, 180]  # 32 and 96 divide small, medium and large
 
 
 def random_box(rng):
-    width, height = rng.choice([0, 8, 40, 90, 180]) * rng.uniform(0.5, 1, 2)
-    return [*(rng.random(2) * 100).tolist(), float(width), float(height)]
+    sides = rng.choice(SIDES) * (rng.uniform(0.5, 1, 2) if rng.random() < 0.7 else 1)
+    box = [*(rng.random(2) * 100), *np.broadcast_to(sides, 2)]
+    return np.round(box).tolist() if rng.random() < 0.3 else np.array(box).tolist()
 
 
 def random_mask(rng, box, kinds):
-    """A box as polygon, compressed or plain run-length code."""
+    """A box as polygons, compressed or plain run-length code."""
     x, y, w, h = (int(v) for v in box)
     pixels = np.zeros((HEIGHT, WIDTH), np.uint8, order='F')
     pixels[y : y + h + 1, x : x + w + 1] = 1
+    if rng.random() < 0.3:
+        pixels[rng.random((HEIGHT, WIDTH)) < 0.3] = 0
     kind = rng.choice(kinds)
     if kind == 'polygon':
-        return [[x, y, x + w + 1, y, x + w + 1, y + h + 1.5, x, y + h + 1]]
+        polygon = [x, y, x + w + 1, y, x + w + 1, y + h + 1.5, x, y + h + 1]
+        other = [x + 3.3, y + 2.2, x + w / 2, y + 1.0, x + 9.1, y + h / 3]
+        return [polygon, other][: rng.integers(1, 3)]
     if kind == 'coded':
         code = rle.encode(pixels)
         return dict(code, counts=code['counts'].decode())
@@ -45,203 +51,255 @@ def random_mask(rng, box, kinds):
     return dict(size=[HEIGHT, WIDTH], counts=counts.tolist())
 
 
-def awkward(seed, crowded=0, masks=False):
-    """Annotations and detections with all that COCO's rules treat apart.
+def random_set(rng, masks=True):
+    """Annotations with all that COCO's rules treat apart, and detections.
 
-    Ties in the scores, crowds, empty and outsized boxes, areas that are not the box's,
-    images and classes without either; ``crowded``: so many more in one class.
+    Crowds, ignored ones, ties in the scores, empty and outsized boxes, areas that are
+    not the box's, images and classes without either, more than 100 of a class.
+
+    Returns:
+        COCO's dict; what a metric keeps of each image, labels being places in COCO's
+        list of categories.
     """
-    rng = np.random.default_rng(seed)
-    annotations, detections = [], []
-    for image in range(10):
-        for _ in range(rng.integers(7) if image % 4 else 0):
+    classes = int(rng.integers(1, 6))
+    images = rng.integers(rng.choice([0, 2**31, 2**53 - 100]), 2**53 - 50, 9)
+    images = np.unique(images)[: rng.integers(1, 9)].tolist()
+    numbers = (rng.permutation(500) + 1).tolist()
+    categories = rng.choice(90, classes, replace=False).tolist()
+    crowded, digits = rng.choice([0, 0, 0, 130, 400]), rng.choice([1, 2, 17])
+    annotations, results = [], []
+    for image in rng.permutation(images).tolist():
+        boxes, labels = [], []
+        for _ in range(rng.choice([0, 1, 3, 7])):
             box, crowd = random_box(rng), int(rng.random() < 0.2)
-            annotation = dict(id=len(annotations) + 1, image_id=image, bbox=box)
-            annotation.update(category_id=int(rng.integers(1, CLASSES)), iscrowd=crowd)
-            annotation['area'] = box[2] * box[3] * float(rng.choice([1, 0.5]))
+            label = int(rng.integers(classes))
             kinds = ('coded', 'plain') if crowd else ('polygon', 'coded', 'plain')
-            annotation['segmentation'] = random_mask(rng, box, kinds)
+            annotation = dict(
+                id=numbers.pop(),
+                image_id=image,
+                category_id=categories[label],
+                bbox=box,
+                area=box[2] * box[3] * float(rng.choice([1, 0.5])),
+                iscrowd=crowd,
+                ignore=int(rng.random() < 0.1),
+            )
+            if masks:
+                annotation['segmentation'] = random_mask(rng, box, kinds)
             annotations.append(annotation)
             for _ in range(rng.integers(4)):
-                near = np.add(box, rng.choice([0, 1, 5]) * rng.random(4)).tolist()
-                label = min(annotation['category_id'], CLASSES - 2)
-                detections.append((image, near, label))
-        others = [(image, random_box(rng), int(rng.integers(CLASSES - 1)))] * 2
-        others += [
-            (image, random_box(rng), 1) for _ in range(rng.integers(crowded + 1))
-        ]
-        detections += others if image % 3 else []
-    found = [
-        dict(image_id=image, bbox=box, category_id=label, score=float(score))
-        for (image, box, label), score in zip(
-            detections, rng.random(len(detections)).round(1)
-        )
-    ]
-    for detection in found if masks else ():
-        detection['segmentation'] = random_mask(rng, detection.pop('bbox'), ['coded'])
+                boxes.append(np.abs(box + rng.choice([0, 1, 5]) * rng.random(4)))
+                labels.append(label if rng.random() < 0.9 else rng.integers(classes))
+        others = rng.integers(4) + rng.integers(crowded + 1) if image % 3 else 0
+        boxes += [random_box(rng) for _ in range(others)]
+        labels += [rng.integers(classes) if i < 3 else 0 for i in range(others)]
+        corners = np.array(boxes, np.float32).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        result = dict(img_id=image, bboxes=corners, labels=np.array(labels, int))
+        result['scores'] = rng.random(len(boxes)).round(digits).astype(np.float32)
+        if masks:
+            result['masks'] = [random_mask(rng, box, ['coded']) for box in boxes]
+            if rng.random() < 0.5:
+                result['mask_scores'] = result['scores'] ** 2
+        results.append(result)
     truth = dict(
-        images=[dict(id=i, width=WIDTH, height=HEIGHT) for i in range(10)],
-        categories=[dict(id=i, name=f'class {i}') for i in range(CLASSES)],
+        images=[dict(id=i, width=WIDTH, height=HEIGHT) for i in images],
+        categories=[dict(id=i, name=f'class {i}') for i in categories],
         annotations=annotations,
     )
-    return truth, found
-
-
-def coco(dataset):
-    api = COCO()
-    api.dataset = copy.deepcopy(dataset)
-    api.createIndex()
-    return api
-
-
-def evaluate(evaluator, truth, found, iou_type='bbox', **params):
-    api = coco(truth)
-    run = evaluator(api, api.loadRes(copy.deepcopy(found)), iou_type)
-    params = dict(maxDets=[100, 300, 1000], **params)
-    for name, value in params.items():
-        setattr(run.params, name, value)
-    run.evaluate()
-    run.accumulate()
-    run.summarize()
-    return run
-
-
-def assert_equal(truth, found, *args, **params):
-    slow = evaluate(COCOeval, truth, found, *args, **params)
-    fast = evaluate(fast_coco_eval(), truth, found, *args, **params)
-    np.testing.assert_allclose(fast.stats, slow.stats, rtol=0, atol=1e-12)
-    for name in ('precision', 'recall', 'scores'):
-        assert fast.eval[name].shape == slow.eval[name].shape
-        np.testing.assert_allclose(fast.eval[name], slow.eval[name], rtol=0, atol=1e-12)
-    return slow
-
-
-@pytest.mark.parametrize('seed', range(5))
-def test_boxes_are_judged_as_pycocotools_judges_them(seed):
-    slow = assert_equal(*awkward(seed))
-    assert 0 < slow.stats[0] < 1
-    assert (slow.eval['precision'][:, :, 0] == -1).all()  # no annotation: no AP
-    assert slow.eval['recall'][:, 5].max() == 0  # no detection: AP 0
-
-
-@pytest.mark.parametrize('seed', range(2))
-def test_map_counts_a_hundred_detections_a_class_and_recall_a_thousand(seed):
-    slow = assert_equal(*awkward(seed, crowded=400))
-    precision = slow.eval['precision']
-    assert (precision[..., 0] != precision[..., 2]).any()
-
-
-@pytest.mark.parametrize('seed', range(3))
-def test_masks_are_judged_alike_in_any_coding(seed):
-    assert 0 < assert_equal(*awkward(seed, masks=True), 'segm').stats[0] < 1
-
-
-@pytest.mark.parametrize('crowded', [0, 400])
-def test_proposals_are_judged_alike(crowded):
-    assert_equal(*awkward(0, crowded), useCats=0)
-
-
-def test_own_thresholds_images_and_classes_are_taken():
-    thresholds = np.array([0.3, 0.5, 0.75])
-    assert_equal(*awkward(0), iouThrs=thresholds, imgIds=[7, 5, 2], catIds=[3, 1])
-
-
-def test_an_annotation_with_id_0_is_lost_in_both():
-    truth, found = awkward(0)
-    for annotation in truth['annotations']:
-        annotation['id'] -= 1
-    assert_equal(truth, found)
-
-
-def test_no_annotation_at_all_gives_minus_one_in_both():
-    truth, found = awkward(0)
-    slow = assert_equal(dict(truth, annotations=[]), found)
-    assert (slow.stats == -1).all()
-
-
-@pytest.mark.parametrize(
-    ('name', 'number'),
-    [('annotations', 7.5), ('annotations', -3), ('images', 2**60)],
-)
-def test_ids_that_would_be_mistaken_are_left_to_pycocotools(name, number):
-    truth, found = awkward(0)
-    truth[name][2]['id'] = number
-    for annotation in truth['annotations']:
-        annotation['image_id'] = truth['images'][1]['id']
-    assert_equal(truth, found[-1:])
+    return truth, results
 
 
 @pytest.fixture
-def metrics(tmp_path):
-    """Both metrics' results on the same set: a function of their arguments."""
-    truth, found = awkward(3)
-    _, coded = awkward(3, masks=True)
-    ann_file = tmp_path / 'truth.json'
-    ann_file.write_text(json.dumps(truth))
-    results = []
-    for image in truth['images']:
-        mine = [i for i, d in enumerate(found) if d['image_id'] == image['id']]
-        boxes = np.array([found[i]['bbox'] for i in mine], float).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        prediction = dict(
-            img_id=image['id'],
-            bboxes=boxes,
-            scores=np.array([found[i]['score'] for i in mine]),
-            labels=np.array([found[i]['category_id'] for i in mine], int),
-            masks=[coded[i]['segmentation'] for i in mine],
-        )
-        results.append((dict(image, img_id=image['id']), prediction))
+def both(tmp_path, monkeypatch):
+    """Evaluate by both metrics: a function that returns their values, checked equal."""
+    summarize, slow_way = COCOeval.summarize, CocoMetric.compute_metrics
 
-    def run(results=results, **options):
-        found = []
-        for metric in (CocoMetric, FastCocoMetric):
-            metric = metric(str(ann_file), **options)
-            metric.dataset_meta = dict(classes=[c['name'] for c in truth['categories']])
-            found.append(metric.compute_metrics(results))
-        return found, results
+    def run(kind, truth, results, classes, options):
+        arrays = []
 
-    return run
+        def record(self):
+            summarize(self)
+            arrays.append(dict(self.eval, stats=self.stats))
+
+        monkeypatch.setattr(COCOeval, 'summarize', record)
+        metric = kind(ann_file=truth and str(tmp_path / 'truth.json'), **options)
+        metric.dataset_meta = dict(classes=classes)
+        results = [(dict(img_id=r['img_id']), r) for r in copy.deepcopy(results)]
+        values = metric.compute_metrics(results)
+        monkeypatch.setattr(COCOeval, 'summarize', summarize)
+        return values, arrays
+
+    def compare(truth, results, classes=None, fast=True, **options):
+        (tmp_path / 'truth.json').write_text(json.dumps(truth))
+        classes = classes or [c['name'] for c in truth['categories']]
+        case = truth, results, classes, options
+        slow, slow_arrays = run(CocoMetric, *case)
+        ways = []
+
+        def counted(self, results):
+            ways.append('slow')
+            return slow_way(self, results)
+
+        monkeypatch.setattr(CocoMetric, 'compute_metrics', counted)
+        quick, quick_arrays = run(FastCocoMetric, *case)
+        monkeypatch.setattr(CocoMetric, 'compute_metrics', slow_way)
+        assert ways == [] if fast else ways == ['slow']
+        np.testing.assert_equal(quick, slow)  # keys, values, NaN
+        assert list(quick) == list(slow)
+        # COCOevalMP has a summary of its own.
+        assert len(quick_arrays) == len(slow_arrays) or options.get('use_mp_eval')
+        for left, right in zip(quick_arrays, slow_arrays):
+            for name in ('precision', 'recall', 'scores', 'stats'):
+                assert np.array_equal(left[name], right[name]), name
+        return slow
+
+    return compare
+
+
+NUMS = [(100, 300, 1000)] * 3 + [(1, 10, 100), (7, 300, 5), (100, 100, 100)]
+THRESHOLDS = [None] * 3 + [np.array([0.3, 0.5, 0.75, 1]), np.array([0.6])]
+
+
+@pytest.mark.parametrize('seed', range(200))
+def test_any_set_is_counted_to_the_bit(both, seed):
+    rng = np.random.default_rng(seed)
+    masks = bool(rng.random() < 0.4)
+    truth, results = random_set(rng, masks)
+    if not sum(len(r['labels']) for r in results):
+        pytest.skip('no detection')
+    kinds = ['bbox', 'proposal'] + ['segm'] * masks
+    metric = rng.permutation(kinds)[: rng.integers(1, len(kinds) + 1)].tolist()
+    names = [c['name'] for c in truth['categories']]
+    classes = [name for name in names if rng.random() < 0.8] or names
+    places = [names.index(name) for name in classes]
+    for result in results:  # a subset of the categories: other labels
+        kept = np.isin(result['labels'], places)
+        labels = [places.index(i) for i in result['labels'][kept]]
+        result.update({k: result[k][kept] for k in ('bboxes', 'scores')}, labels=labels)
+        result['labels'] = np.array(labels, int)
+        if 'masks' in result:
+            result['masks'] = [m for m, k in zip(result['masks'], kept) if k]
+        if 'mask_scores' in result:
+            result['mask_scores'] = result['mask_scores'][kept]
+    found = any(len(result['labels']) for result in results)
+    thresholds = THRESHOLDS[rng.integers(len(THRESHOLDS))]
+    both(
+        truth,
+        results,
+        classes,
+        found,
+        metric=metric,
+        proposal_nums=NUMS[rng.integers(len(NUMS))],
+        iou_thrs=thresholds,
+        classwise=thresholds is None and bool(rng.random() < 0.5),
+        metric_items=['AR@1000', 'mAP_75'] if rng.random() < 0.2 else None,
+    )
+
+
+@pytest.fixture(scope='module')
+def usual():
+    """A set with detections of every kind."""
+    return random_set(np.random.default_rng(3))
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What is logged from here on."""
+    lines = []
+    logger = SimpleNamespace(info=lines.append)
+    monkeypatch.setattr(MMLogger, 'get_current_instance', lambda: logger)
+    return lines
+
+
+def test_the_values_and_the_table_of_classes(both, usual, log):
+    values = both(*usual, metric=['bbox', 'segm', 'proposal'], classwise=True)
+    tables = [line for line in log if line.startswith('\n+')]
+    assert tables[:2] == tables[2:]
+    assert len(tables) == 4
+    assert all(-1 <= value <= 1 or np.isnan(value) for value in values.values())
+    for name in ('bbox_mAP', 'bbox_mAP_s', 'segm_mAP', 'AR@100'):
+        assert 0 < values[name] < 1
+
+
+def test_no_annotation_at_all_gives_minus_one(both, usual):
+    truth, results = usual
+    assert both(dict(truth, annotations=[]), results)['bbox_mAP'] == -1
+
+
+def renumber(truth, results, section, change):
+    """Replace the ids of a section, also where they are referred to."""
+    key = dict(images='image_id', categories='category_id').get(section)
+    for item in truth[section]:
+        item['id'] = change(item['id'])
+    for annotation in truth['annotations'] if key else ():
+        annotation[key] = change(annotation[key])
+    for result in results if section == 'images' else ():
+        result['img_id'] = change(result['img_id'])
 
 
 @pytest.mark.parametrize(
-    'options',
+    ('section', 'change', 'fast'),
     [
-        dict(classwise=True),
-        dict(metric=['bbox', 'segm', 'proposal'], classwise=True),
-        dict(metric=['proposal', 'bbox'], proposal_nums=(1, 10, 100)),
-        dict(
-            iou_thrs=np.array([0.4, 0.5, 0.75]),
-            metric_items=['mAP', 'mAP_75', 'AR@1000'],
-        ),
-        dict(use_mp_eval=True),
+        ('annotations', lambda i: i + 2**60, True),
+        ('annotations', lambda i: -i, False),
+        ('annotations', lambda i: i + 0.5, False),
+        ('annotations', str, False),
+        ('annotations', lambda i: i % 3, False),  # 0, and repeated
+        ('images', lambda i: -i, False),
+        ('images', lambda i: i + 0.5 if i < 2**50 else -i, False),
+        ('images', lambda i: i + 2**60, False),
+        ('images', str, False),
+        ('categories', lambda i: i + 2**40, True),
+        ('categories', lambda i: -i - 1, False),
+        ('categories', lambda i: i + 0.5, False),
     ],
 )
-def test_the_metric_reports_what_cocometric_reports(metrics, options):
-    (slow, fast), _ = metrics(**options)
-    assert fast.keys() == slow.keys()
-    np.testing.assert_array_equal([*fast.values()], [*slow.values()])
-    assert any(0 < value < 1 for value in fast.values())
+@pytest.mark.parametrize('metric', ['bbox', 'segm', 'proposal'])
+def test_ids_of_every_kind(both, usual, section, change, fast, metric):
+    truth, results = copy.deepcopy(usual)
+    renumber(truth, results, section, change)
+    both(truth, results, fast=fast, metric=metric)
 
 
-def test_without_any_detection_both_report_nothing(metrics):
-    _, results = metrics()
-    empty = dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0), labels=np.zeros(0, int))
-    results = [(gt, dict(img_id=gt['img_id'], **empty)) for gt, _ in results]
-    assert metrics(results)[0] == [{}, {}]
+@pytest.mark.parametrize('number', [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ('key', 'metric'), [('bboxes', 'bbox'), ('scores', 'bbox'), ('mask_scores', 'segm')]
+)
+def test_what_is_not_finite_is_left_to_pycocotools(both, usual, key, metric, number):
+    truth, results = copy.deepcopy(usual)
+    for result in results:
+        result.setdefault('mask_scores', result['scores'].copy())
+        result[key][:1] = number
+    both(truth, results, fast=False, metric=metric)
 
 
-def test_the_files_for_a_test_server_are_the_same(metrics, tmp_path):
-    _, results = metrics()
-    files = []
-    for metric in (CocoMetric, FastCocoMetric):
-        prefix = tmp_path / metric.__name__
-        metric = metric(
-            str(tmp_path / 'truth.json'), format_only=True, outfile_prefix=str(prefix)
-        )
-        metric.dataset_meta = dict(classes=[f'class {i}' for i in range(CLASSES)])
-        assert metric.compute_metrics(results) == {}
-        files.append([Path(f'{prefix}.{k}.json').read_text() for k in ('bbox', 'segm')])
-    assert files[0] == files[1]
+def test_masks_of_another_size_than_their_image(both, usual):
+    truth, results = copy.deepcopy(usual)
+    small = rle.encode(np.ones((9, 9), np.uint8, order='F'))
+    for result in results:
+        result['masks'][:1] = [small] * len(result['masks'][:1])
+    both(truth, results, metric='segm')
+
+
+def test_without_any_detection_both_report_nothing(both, usual):
+    truth, results = usual
+    none = dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0), labels=np.zeros(0, int))
+    results = [dict(none, img_id=result['img_id']) for result in results]
+    assert both(truth, results, fast=False) == {}
+
+
+def test_several_processes_change_nothing(both, usual):
+    both(*usual, use_mp_eval=True)
+
+
+def test_the_files_for_a_test_server_are_the_same(both, usual, tmp_path):
+    files = {}
+    for kind in ('format_only', 'outfile_prefix'):
+        prefix = str(tmp_path / kind)
+        options = dict(format_only=kind == 'format_only', outfile_prefix=prefix)
+        both(*usual, fast=False, **options)
+        files[kind] = [Path(f'{prefix}.{k}.json').read_text() for k in ('bbox', 'segm')]
+    assert files['format_only'] == files['outfile_prefix']
 
 
 def test_annotations_from_the_dataset_do_for_a_file():
@@ -255,23 +313,42 @@ def test_annotations_from_the_dataset_do_for_a_file():
     )
     metric = FastCocoMetric()
     metric.dataset_meta = dict(classes=('a', 'b'))
-    assert metric.compute_metrics([(gt, prediction)])['bbox_mAP'] == 0.5
+    for _ in range(2):  # pycocotools first, then hotcoco
+        assert metric.compute_metrics([(gt, prediction)])['bbox_mAP'] == 0.5
 
 
-def test_mmdetection_keeps_its_own_evaluator(metrics):
-    from mmdet.evaluation.metrics import coco_metric
+@pytest.mark.parametrize(
+    ('change', 'options', 'error', 'words'),
+    [
+        ({}, dict(metric_items=['mAP_5']), KeyError, '"mAP_5" is not supported'),
+        (dict(masks=None), dict(metric='segm'), KeyError, 'segm is not in results'),
+        (dict(img_id=1), {}, AssertionError, 'not correspond to current coco set'),
+        (dict(labels=np.array([9])), {}, IndexError, 'out of'),
+    ],
+)
+def test_what_is_wrong_is_said_by_cocometric(tmp_path, change, options, error, words):
+    path = tmp_path / 'truth.json'
+    box = dict(id=1, image_id=0, category_id=5, bbox=[9, 9, 20, 20], area=9, iscrowd=0)
+    sizes = dict(id=0, width=WIDTH, height=HEIGHT)
+    categories = [dict(id=5, name='a')]
+    content = dict(images=[sizes], categories=categories, annotations=[box])
+    path.write_text(json.dumps(content))
+    code = rle.encode(np.ones((HEIGHT, WIDTH), np.uint8, order='F'))
+    found = dict(img_id=0, bboxes=np.ones((1, 4)), scores=np.ones(1), masks=[code])
+    found = {**found, 'labels': np.zeros(1, int), **change}
+    found = {key: value for key, value in found.items() if value is not None}
+    metric = FastCocoMetric(str(path), **options)
+    metric.dataset_meta = dict(classes=['a'])
+    with pytest.raises(error, match=words):
+        metric.compute_metrics([({}, found)])
 
-    metrics()
-    assert coco_metric.COCOeval is COCOeval
-    # What the fast metric substitutes is what that code asks for.
-    names = CocoMetric.compute_metrics.__code__.co_names
-    assert {'COCOeval', 'COCOevalMP'} <= set(names)
 
-
-def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'faster_coco_eval', None)
-    with pytest.raises(ImportError, match='faster_coco_eval'):
-        FastCocoMetric()
+def test_without_hotcoco_cocometric_counts_and_the_log_says_so(
+    both, usual, monkeypatch, log
+):
+    monkeypatch.setattr(fast_coco_metric, 'hotcoco', None)
+    assert 0 < both(*usual, fast=False)['bbox_mAP'] < 1
+    assert sum('CocoMetric counts, which takes longer: hotcoco' in i for i in log) == 1
 
 
 @pytest.mark.start

@@ -1,5 +1,5 @@
 # BCCD: blood cells under a microscope, 364 photographs of 640 x 480, at half that size.
-_base_ = 'mmdet::_base_/datasets/coco_detection.py'
+_base_ = './coco_detection.py'
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
 image_scale = (320, 240)

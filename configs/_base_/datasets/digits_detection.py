@@ -1,5 +1,5 @@
 # The digits detection set that tools/make_demo_data.py writes.
-_base_ = 'mmdet::_base_/datasets/coco_detection.py'
+_base_ = './coco_detection.py'
 data_root = 'work_dirs/demo/data/'
 metainfo = dict(classes=tuple('0123456789'))
 image_scale = (128, 128)
