@@ -1,4 +1,4 @@
-"""MMRazor 1.0.0 on a current PyTorch and on the forked MMCV; mmcv's operators.
+"""Repairs while importing: MMRazor 1.0.0, mmcv's operators, MMDetection's COCO sets.
 
 Modules are repaired while Python imports them: ``import ctkd_mm`` itself imports none
 of them, and a config that has only MMRazor's own distillers gets repaired ones.
