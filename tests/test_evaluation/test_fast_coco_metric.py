@@ -164,9 +164,9 @@ THRESHOLDS = [None] * 3 + [np.array([0.3, 0.5, 0.75, 1]), np.array([0.6])]
 def test_any_set_is_counted_to_the_bit(both, seed):
     rng = np.random.default_rng(seed)
     masks = bool(rng.random() < 0.4)
-    truth, results = random_set(rng, masks)
-    if not sum(len(r['labels']) for r in results):
-        pytest.skip('no detection')
+    results = []
+    while not sum(len(r['labels']) for r in results):  # nothing found has its own test
+        truth, results = random_set(rng, masks)
     kinds = ['bbox', 'proposal'] + ['segm'] * masks
     metric = rng.permutation(kinds)[: rng.integers(1, len(kinds) + 1)].tolist()
     names = [c['name'] for c in truth['categories']]
