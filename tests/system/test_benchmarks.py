@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 from types import SimpleNamespace
 
@@ -267,3 +268,23 @@ def test_the_demo_trains_in_a_group_of_one_process(gpu, bench, tmp_path, monkeyp
     args = SimpleNamespace(device='cpu', short=True, out=tmp_path)
     (row,) = demo_parts.nccl(args)['tables']['Goals']
     assert row == demo_parts.goal('DDP: losses off one without a group', 0, 0.05)
+
+
+@pytest.mark.process
+def test_a_start_is_split_into_what_is_ours_and_what_is_not(
+    root, monkeypatch, tmp_path
+):
+    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+    monkeypatch.chdir(root)
+    soak, startup = map(importlib.import_module, ('soak', 'startup'))
+    data, ckpt = soak.prepare(tmp_path / 'set', num_train=16, num_val=4)
+    monkeypatch.setattr(startup, 'IMAGES', 20)
+    monkeypatch.setattr(startup, 'OBJECTS', 100)
+    large = startup.make_large(tmp_path / 'large', data)
+    found = startup.start('pair', large, ckpt)
+    ours = {part for part in found['parts'] if part.startswith(startup.OURS)}
+    hooks = {'ctkd_mm.PreflightHook', 'ctkd_mm.CurriculumHook'}
+    assert ours >= {'ctkd_mm.id_faults', 'ctkd_mm.speed_up', *hooks}
+    plain = startup.start('plain', data, ckpt)['parts']
+    assert not any(part.startswith(startup.OURS) for part in plain)
+    assert sum(plain.values()) > 1 and found['peak'] > 100
