@@ -11,7 +11,7 @@ from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-PROBE = (1, 3, 384, 384)  # large enough for the last level of SSD's neck
+PROBES = 128, 384  # pixels; the last level of SSD's neck takes the second
 TOLERANCE = 1e-6  # relative, in float64, where rounding alone makes 1e-15
 
 
@@ -42,12 +42,15 @@ def speed_up(teacher: BaseModel, dtype: str | None = None) -> str:
     weight = next(teacher.parameters())
     stored, last = weight.dtype, bool(dtype) or weight.device.type == 'cpu'
     teacher.eval()
-    try:
-        fault = _replace(teacher.double(), parts, last)
-    except Exception as error:  # a network may meet a layout or size it cannot take
-        fault = str(error).splitlines()[0]
-    if fault:
+    for size in PROBES:
+        try:
+            fault = _replace(teacher.double(), parts, last, size)
+        except Exception as error:  # a network may meet a layout or size it cannot take
+            fault = str(error).splitlines()[0]
+        if not fault:
+            break
         _set(teacher, parts)
+    if fault:
         done = f'left as it is, BatchNorm cannot be folded: {fault}'
     else:
         done = f'BatchNorm folded in {" and ".join(parts)}'
@@ -65,11 +68,13 @@ def _unwatched(teacher: BaseModel) -> dict[str, nn.Module]:
     return parts
 
 
-def _replace(teacher: BaseModel, parts: dict[str, nn.Module], last: bool) -> str:
+def _replace(
+    teacher: BaseModel, parts: dict[str, nn.Module], last: bool, size: int
+) -> str:
     """Put folded copies in the places of the parts; say what is wrong with them."""
     weight = next(teacher.parameters())
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(PROBE, generator=generator).to(weight)
+    images = torch.randn(1, 3, size, size, generator=generator).to(weight)
     want = teacher.extract_feat(images)
     folded = {name: _folded(part, last) for name, part in parts.items()}
     folded[list(parts)[-1]].register_forward_hook(_usual_layout)
