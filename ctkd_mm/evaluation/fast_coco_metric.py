@@ -96,6 +96,7 @@ class FastCocoMetric(CocoMetric):
             params.catIds = self.cat_ids if alike else sorted(self.cat_ids)
             params.maxDets = sorted(self.proposal_nums)
             params.iouThrs = self.iou_thrs
+            params.imgIds = self.img_ids or sorted(self._coco_api.imgs)
         counter.evaluate()
         counter.accumulate()
         run.eval = counter.eval

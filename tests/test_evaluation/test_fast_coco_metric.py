@@ -122,7 +122,9 @@ def both(tmp_path, monkeypatch):
             arrays.append(dict(self.eval, stats=self.stats))
 
         monkeypatch.setattr(COCOeval, 'summarize', record)
-        metric = kind(ann_file=truth and str(tmp_path / 'truth.json'), **options)
+        given = {key: value for key, value in options.items() if key != 'img_ids'}
+        metric = kind(ann_file=truth and str(tmp_path / 'truth.json'), **given)
+        metric.img_ids = options.get('img_ids')
         metric.dataset_meta = dict(classes=classes)
         results = [(dict(img_id=r['img_id']), r) for r in copy.deepcopy(results)]
         values = metric.compute_metrics(results)
@@ -286,6 +288,13 @@ def test_without_any_detection_both_report_nothing(both, usual):
     none = dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0), labels=np.zeros(0, int))
     results = [dict(none, img_id=result['img_id']) for result in results]
     assert both(truth, results, fast=False) == {}
+
+
+def test_only_the_images_that_are_asked_for_count(both, usual):
+    truth, results = usual
+    images = [result['img_id'] for result in results][::2]
+    some = [result for result in results if result['img_id'] in images]
+    assert both(truth, some, img_ids=images) != both(truth, some)
 
 
 def test_several_processes_change_nothing(both, usual):
