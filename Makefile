@@ -71,7 +71,7 @@ ledger: $(VENV)/.ready
 	$(PY) -W ignore experiments/ledger.py
 
 bench: $(VENV)/.ready
-	@for name in step teacher loss checkpoint evaluate scale profile_epoch startup; do \
+	@for name in step teacher loss checkpoint evaluate scale profile_epoch startup count; do \
 		$(PY) -W ignore benchmarks/$$name.py --short || exit; \
 	done
 

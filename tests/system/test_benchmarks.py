@@ -288,3 +288,28 @@ def test_a_start_is_split_into_what_is_ours_and_what_is_not(
     plain = startup.start('plain', data, ckpt)['parts']
     assert not any(part.startswith(startup.OURS) for part in plain)
     assert sum(plain.values()) > 1 and found['peak'] > 100
+
+
+def test_a_step_is_counted_with_its_backward_pass(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+    counter = importlib.import_module('count')
+    x, y = torch.rand(4, 5, requires_grad=True), torch.rand(5, 3)
+
+    def step():
+        (x @ y).sum().item()
+
+    found = counter.count(step)
+    assert found == dict(operators=3, flops=2 * 4 * 5 * 3, bytes=4 * 12 + 4, reads=1)
+    found = counter.count(lambda: (x @ y).sum().backward())
+    assert found['flops'] == 2 * 4 * 5 * 3 * 2  # the gradient of x alone
+    assert counter.count(lambda: y[y > 0.5])['reads'] == 1
+
+
+@pytest.mark.start
+def test_a_learned_temperature_takes_few_operators(bench, monkeypatch):
+    monkeypatch.setattr(importlib.import_module('pairs'), 'NUM_CLASSES', 10)
+    _, figures = bench('count', '--short', '--pair', 'digits')
+    counts = {k: v['operators'] for k, v in figures['counts'].items()}
+    assert 0 < counts['ctkd'] - counts['kd'] <= 52
+    assert counts['kd'] < counts['mmrazor']
+    assert figures['counts']['ctkd']['reads'] == figures['counts']['kd']['reads']
