@@ -151,13 +151,14 @@ def wrong_map(runner: Runner, split: str = 'val') -> Iterator[str]:
     """
     from mmdet.evaluation import CocoMetric
 
+    from ctkd_mm.evaluation.fast_coco_metric import hides_matches
+
     loop, key = getattr(runner, f'{split}_loop'), f'{split}_evaluator.ann_file'
     for i, metric in enumerate(loop.evaluator.metrics if loop else ()):
         coco = isinstance(metric, CocoMetric) and metric._coco_api
         if not coco or metric.format_only:
             continue
-        ids = [annotation['id'] for annotation in coco.dataset['annotations']]
-        if len({*ids}) < len(ids) or not {0, '0'}.isdisjoint(ids):
+        if hides_matches(coco):
             yield (
                 f'{key}: "id" in "annotations" repeats or is 0, which stands for no '
                 "match in COCO's evaluation: the mAP would be wrong. Number them from 1"

@@ -59,7 +59,7 @@ class AtomicCheckpointHook(CheckpointHook):
         the weights, from where they are.
         """
         for key, part in checkpoint.items():
-            checkpoint[key] = apply_to(part, torch.is_tensor, lambda x: x.cpu())
+            checkpoint[key] = _on_host(part)
             if hasattr(part, '_metadata'):  # versions of modules, in a state dict
                 checkpoint[key]._metadata = part._metadata
 
@@ -104,9 +104,7 @@ class AtomicCheckpointHook(CheckpointHook):
         and every step would wait for each of them.
         """
         if 'optimizer' in checkpoint:
-            checkpoint['optimizer'] = apply_to(
-                checkpoint['optimizer'], torch.is_tensor, lambda x: x.cpu()
-            )
+            checkpoint['optimizer'] = _on_host(checkpoint['optimizer'])
 
     @contextmanager
     def _removals_last(self) -> Iterator[None]:
@@ -122,3 +120,7 @@ class AtomicCheckpointHook(CheckpointHook):
         for path in removed:
             if path not in saved:  # the same epoch again, after a resume
                 backend.remove(path)
+
+
+def _on_host(part: Any) -> Any:
+    return apply_to(part, torch.is_tensor, lambda x: x.cpu())
