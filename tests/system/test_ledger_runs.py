@@ -97,6 +97,14 @@ def test_a_training_goes_on_from_what_is_left_of_the_same_entry_alone(
     assert all('--resume' in line for line in started)
 
 
+@pytest.fixture
+def data_and_teacher(root, small_checkout, monkeypatch):
+    """What a run of the ledger needs, and its hooks in the path, as in a training."""
+    monkeypatch.syspath_prepend(str(root))
+    demo.make_demo_data(DEMO / 'data')
+    make_run(DEMO / 'teacher', demo_config(TEACHER, []))
+
+
 class Stopped(Exception):
     pass
 
@@ -108,11 +116,8 @@ class Stop(Hook):
 
 @pytest.mark.start
 def test_a_seeds_student_starts_from_the_same_weights_alone_and_in_a_pair(
-    ledger, make_set, root, small_checkout, monkeypatch
+    make_set, data_and_teacher
 ):
-    monkeypatch.syspath_prepend(str(root))
-    demo.make_demo_data(DEMO / 'data')
-    make_run(DEMO / 'teacher', demo_config(TEACHER, []))
     changes = dict(loss_kd=dict(temperature=dict(num_classes=10)))
     runs = {
         'student': dict(method=None),
@@ -168,11 +173,8 @@ def test_no_training_outlives_the_ledger(ledger, make_set, monkeypatch):
 
 @pytest.mark.start
 def test_a_teachers_cache_does_not_change_what_a_pair_learns(
-    ledger, make_set, root, small_checkout, monkeypatch
+    make_set, data_and_teacher
 ):
-    monkeypatch.syspath_prepend(str(root))
-    demo.make_demo_data(DEMO / 'data')
-    make_run(DEMO / 'teacher', demo_config(TEACHER, []))
     weights, calls = [], []
     for cached in (True, False):
         cfg = make_set({'kd': dict(method='kd')}).make_config('kd', seed=3)
