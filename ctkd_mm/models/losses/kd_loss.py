@@ -45,7 +45,7 @@ def tempered_logits(
             f'tau must have shape (1,), ({num_rows}, 1) or ({num_rows}, 2), got '
             f'{tuple(tau.shape)}'
         )
-    tau_S, tau_T = tau[..., :1], tau[..., -1:]
+    tau_S, tau_T = tau.split(1, -1) if tau.size(-1) > 1 else (tau, tau)
     return preds_S / tau_S, preds_T.detach() / tau_T, tau_S * tau_T
 
 
@@ -100,7 +100,7 @@ def kl_div(log_S: Tensor, log_T: Tensor) -> Tensor:
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Widen half precision; the sums of a loss lose too much in it."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def check_factor(name: str, value: float, zero: str) -> float:
