@@ -118,9 +118,9 @@ def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
 
     Raises:
         ValueError: If a feature level has another stride than
-            ``bbox_roi_extractor.featmap_strides`` says, the RoIs' features have
-            another size than ``bbox_head`` takes, or the logits are not
+            ``bbox_roi_extractor.featmap_strides`` says, or the logits are not
             ``num_classes + 1`` columns.
+        RuntimeError: PyTorch's, if ``bbox_head`` takes RoI features of another size.
     """
     head = box_head(key, model, stage)
     extractor = model.get_submodule(roi_path(model, 'bbox_roi_extractor', stage))
@@ -129,14 +129,7 @@ def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:
     with probe(model) as feats:
         check_strides(where, strides, feats[: len(strides)])
         roi = feats[0].new_tensor([[0, 0, 0, PROBE_SIZE / 2, PROBE_SIZE / 2]])
-        try:
-            logits = box_forward(model, feats, roi, stage)
-        except RuntimeError as error:
-            raise ValueError(
-                f'model.{key}.roi_head.bbox_head cannot take what bbox_roi_extractor '
-                f'gives ({error}): set roi_layer.output_size to roi_feat_size, '
-                'out_channels to in_channels'
-            ) from error
+        logits = box_forward(model, feats, roi, stage)
     want = (1, head.num_classes + 1)
     if tuple(logits.shape) != want:
         raise ValueError(

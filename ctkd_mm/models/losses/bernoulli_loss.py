@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ctkd_mm.models.losses.kd_loss import SoftLoss, check_factor, tempered_logits
-from ctkd_mm.models.temperatures.learned import InstanceTemperature
 from ctkd_mm.registry import MODELS
 
 
@@ -105,8 +104,7 @@ class BernoulliCTKDLoss(SoftLoss):
         confidence: Exponent of the teacher's highest score, >= 0.
 
     Raises:
-        ValueError: If ``confidence`` or ``loss_weight`` is negative or infinite, or
-            ``temperature`` is an :class:`InstanceTemperature`.
+        ValueError: If ``confidence`` or ``loss_weight`` is negative or infinite.
 
     Source: CTKD, arXiv 2211.16231, for the temperature; the weighting is ours, in the
     place of BCKD's.
@@ -125,12 +123,6 @@ class BernoulliCTKDLoss(SoftLoss):
         confidence: float = 0.0,
     ) -> None:
         super().__init__(temperature, loss_weight)
-        if isinstance(self.temperature, InstanceTemperature):
-            raise ValueError(
-                'loss_kd.temperature is an InstanceTemperature, which reads softmax '
-                'probabilities; BernoulliCTKDLoss has sigmoid classes: take '
-                'ctkd_mm.GlobalTemperature'
-            )
         self.confidence = check_factor('confidence', confidence, 'counts all alike')
 
     def divergence(self, preds_S: Tensor, preds_T: Tensor, tau: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ctkd_mm.models.losses.zscore_loss import AroundLoss
 from ctkd_mm.models.temperatures.learned import InstanceTemperature
 from ctkd_mm.registry import MODELS
 
-# AroundLoss too: it changes a column by the others in its row.
+# The last two read the others in its row with a column.
 SOFTMAX = (
     SoftLoss,
     KLDivergence,
@@ -26,6 +26,7 @@ SOFTMAX = (
     WSLD,
     KnowledgeDistillationKLDivLoss,
     AroundLoss,
+    InstanceTemperature,
 )
 
 

@@ -110,7 +110,7 @@ class InstanceTemperature(LearnedTemperature):
             the first layer's random output is small.
 
     Raises:
-        ValueError: If logits do not have ``num_classes + 1`` columns.
+        RuntimeError: PyTorch's, if logits do not have ``num_classes + 1`` columns.
 
     Source: CTKD, arXiv 2211.16231 (instance-wise temperature).
 
@@ -140,12 +140,5 @@ class InstanceTemperature(LearnedTemperature):
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Return tau, (N, 1), for logits of (N, num_classes + 1)."""
-        want = self.num_classes + 1
-        if preds_S.size(1) != want or preds_T.size(1) != want:
-            raise ValueError(
-                f'num_classes={self.num_classes} wants logits of {want} columns '
-                f'(background included), got student {tuple(preds_S.shape)} and '
-                f'teacher {tuple(preds_T.shape)}'
-            )
         probs = torch.cat([preds_T.softmax(1), preds_S.softmax(1)], dim=1)
         return self.to_tau(self.mlp(probs.detach()))

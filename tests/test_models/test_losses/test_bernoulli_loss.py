@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from ctkd_mm import GlobalTemperature, InstanceTemperature, kd_kl_div, set_lambda
+from ctkd_mm import GlobalTemperature, kd_kl_div, set_lambda
 from ctkd_mm.models.losses.bernoulli_loss import BernoulliCTKDLoss, bernoulli_kl_div
 
 TAU_SHAPES = [(1,), (6, 1), (6, 2)]
@@ -183,11 +183,6 @@ def test_shapes_that_do_not_fit_are_refused_with_both(shapes, message):
 def test_a_negative_or_infinite_confidence_is_refused(confidence):
     with pytest.raises(ValueError, match=f'confidence must .* got {confidence}'):
         BernoulliCTKDLoss(GlobalTemperature(), confidence=confidence)
-
-
-def test_an_instance_temperature_is_refused_by_name():
-    with pytest.raises(ValueError, match='temperature is an InstanceTemperature'):
-        BernoulliCTKDLoss(InstanceTemperature(80))
 
 
 def test_the_function_alone_gives_the_teacher_no_gradient():

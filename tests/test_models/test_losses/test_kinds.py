@@ -73,6 +73,13 @@ def test_kinds_are_held_against_the_head(name):
             check_loss_fits_head(MODELS.build(loss), head)
 
 
+def test_softmax_probabilities_of_sigmoid_classes_are_refused():
+    instance = dict(type='ctkd_mm.InstanceTemperature', num_classes=10)
+    loss = MODELS.build({**BERNOULLI, 'temperature': instance})
+    with pytest.raises(ValueError, match='loss_kd has InstanceTemperature'):
+        check_loss_fits_head(loss, build_head('retinanet'))
+
+
 def test_a_loss_of_the_users_own_passes():
     for name in ('retinanet', 'faster'):
         check_loss_fits_head(torch.nn.MSELoss(), build_head(name))

@@ -78,14 +78,6 @@ def test_instance_temperature_gives_the_student_no_gradient():
     assert preds_S.grad is None
 
 
-def test_instance_temperature_names_both_widths():
-    temperature = InstanceTemperature(num_classes=3)
-    with pytest.raises(
-        ValueError, match=r'num_classes=3 wants .* 4 .*\(2, 4\).*\(2, 5\)'
-    ):
-        temperature(torch.randn(2, 4), torch.randn(2, 5))
-
-
 def test_the_last_tau_is_kept_detached_for_logging():
     temperature = GlobalTemperature(tau_start=3.0)
     assert temperature.tau is None
