@@ -12,20 +12,4 @@ patches.apply()
 
 __version__ = '0.1.0'
 
-__getattr__, __all__ = face(
-    __name__,
-    **{
-        'analysis': 'TemperatureDoctorHook',
-        'engine.hooks': 'CurriculumHook TemperatureLogHook TemperatureScheduleHook',
-        'models.losses': """
-            BernoulliCTKDLoss CTKDLoss DKDLoss NormKDLoss ZScoreLoss
-            bernoulli_kl_div dkd_kl_div kd_kl_div
-        """,
-        'models.temperatures': """
-            ConstantTemperature CosineTemperature GlobalTemperature GradientReversal
-            InstanceTemperature LinearTemperature SharpnessTemperature
-            SpreadTemperature TeacherTemperature
-            cosine_curriculum grad_reverse set_lambda set_progress
-        """,
-    },
-)
+__getattr__, __all__ = face(__name__, __file__)

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
 from ctkd_mm.apis.pair_template import methods
-from ctkd_mm.apis.tool import Tool, run_mmdet_tool
+from ctkd_mm.apis.tool import PAIR, Tool, run_mmdet_tool
 
 
 def train(argv: Sequence[str] | None = None) -> None:
     """Train a detector: MMDetection's own ``tools/train.py``, all its options.
 
-    Its launchers and ``--amp`` work without a GPU too, see
-    :mod:`ctkd_mm.engine.launch`.
+    ``--teacher`` makes a distillation of it, see
+    :func:`ctkd_mm.apis.new_pair.pair_config`. Launchers and ``--amp`` work without a
+    GPU too, see :mod:`ctkd_mm.engine.launch`.
     """
-    run_mmdet_tool('train.py', argv)
+    run_mmdet_tool('train.py', argv, PAIR)
 
 
 def test(argv: Sequence[str] | None = None) -> None:
     """Evaluate a checkpoint: MMDetection's own ``tools/test.py``, all its options."""
-    run_mmdet_tool('test.py', argv)
+    run_mmdet_tool('test.py', argv, {})
 
 
 def _check(cfg: Config) -> list[str]:
     from ctkd_mm.checks.dry_run import check
 
-    return [*check(cfg), f'{cfg.filename} is ready to train']
+    return [*check(cfg), f'{Path(cfg.filename).stem} is ready to train']
 
 
 def _diagnose(runs: list[str]) -> None:
@@ -56,7 +59,8 @@ def _diagnose(runs: list[str]) -> None:
 DETECTOR = dict(help='config: path, mmdet::path, or name in the zoo')
 RUNS = dict(nargs='+', help='work directories or scalars.json')
 CONFIG = {
-    'config': dict(help='what tools/train.py would be given'),
+    'config': dict(help='what train would be given'),
+    **PAIR,
     '--cfg-options': dict(
         nargs='+',
         action=DictAction,
@@ -155,3 +159,37 @@ demo = Tool(
     },
     'The demo is not complete',
 )
+COMMANDS = {
+    'train': train,
+    'test': test,
+    'check': check,
+    'suggest': suggest_temperature,
+    'new-pair': new_pair,
+    'extract': extract_student,
+    'diagnose': diagnose,
+    'report': report,
+    'plot': plot_curriculum,
+    'subset': coco_subset,
+    'demo': demo,
+    'demo-data': make_demo_data,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command: ``ctkd_mm COMMAND ...`` or ``python -m ctkd_mm COMMAND ...``.
+
+    Args:
+        argv: Arguments without the program name; None takes the process's.
+    """
+    about = {k: getattr(v, 'description', v.__doc__) for k, v in COMMANDS.items()}
+    lines = (f'  {k:<10} {text.splitlines()[0]}' for k, text in about.items())
+    parser = argparse.ArgumentParser(
+        'ctkd_mm',
+        description='commands; each has --help:\n' + '\n'.join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('command', choices=COMMANDS, metavar='COMMAND')
+    parser.add_argument('options', nargs=argparse.REMAINDER, metavar='...')
+    args = parser.parse_args(argv)
+    sys.argv[0] = f'ctkd_mm {args.command}'
+    COMMANDS[args.command](args.options)

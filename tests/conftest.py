@@ -235,6 +235,7 @@ def small_checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         demo, 'make_demo_data', lambda root: make_demo_data(root, 16, 4)
     )
+    monkeypatch.setattr('ctkd_mm.compat.patches.CONFIGS', tmp_path / 'configs')
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     monkeypatch.chdir(tmp_path)
     return tmp_path

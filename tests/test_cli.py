@@ -10,9 +10,12 @@ from helpers.run_logs import train_line, write_log
 
 from ctkd_mm import cli
 
+PAIR = ['--teacher', '--method', '--teacher-ckpt']
 OPTIONS = dict(
-    check=['config', '--cfg-options'],
-    suggest_temperature=['config', '--cfg-options', '--images', '--student', '--out'],
+    check=['config', *PAIR, '--cfg-options'],
+    suggest_temperature=[
+        *['config', *PAIR, '--cfg-options', '--images', '--student', '--out']
+    ],
     new_pair=['teacher', 'student', '--method', '--teacher-ckpt', '-o/--out'],
     coco_subset=['ann_file', '--images', '-o/--out', '--seed'],
     extract_student=['checkpoint', '--out'],

@@ -7,21 +7,26 @@ from pathlib import Path
 from mmengine.hub import get_config
 from mmengine.utils import get_installed_path
 
+from ctkd_mm.compat.patches import CONFIGS, NAMED
 from ctkd_mm.utils.messages import nearest
 
 
 def find_config(name: str) -> str:
     """Find a config by its path, ``pkg::`` path or name in MMDetection's zoo.
 
+    The path of one of ours, which MMEngine finds only where ctkd_mm is imported.
+
     Args:
         name: For example ``'retinanet_r50_fpn_1x_coco'``.
 
     Returns:
-        The path, or a ``pkg::`` path.
+        The path, or another package's ``pkg::`` path.
 
     Raises:
         ValueError: If there is none; with the nearest name.
     """
+    if name.startswith(NAMED):
+        return str(CONFIGS / name[len(NAMED) :])
     if '::' in name or Path(name).is_file():
         return name
     zoo = Path(get_installed_path('mmdet')) / '.mim' / 'configs'

@@ -1,14 +1,14 @@
-"""Writes a config for two of MMDetection's detectors, checked without their weights."""
+"""Makes a config for two of MMDetection's detectors: a file, or for one training."""
 
 from __future__ import annotations
 
-import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 
 from ctkd_mm.apis.model_zoo import find_config, zoo_weights
@@ -44,8 +44,66 @@ def new_pair(
     folder = Path(out).parent
     if Path(out).exists():  # known now, not after both models are built
         raise FileExistsError(f'{out} exists: give another name, or remove it first')
+    text, chosen = _make(teacher, student, method, teacher_ckpt, folder)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        report = [chosen, *_build(text, folder)]
+    with open(out, 'x') as file:
+        file.write(text)
+    config, work_dir = shlex.quote(out), shlex.quote(f'work_dirs/{Path(out).stem}')
+    return [
+        *report,
+        f'{out} is written. Check, then train:',
+        f'  python -m ctkd_mm check {config}',
+        f'  python -m ctkd_mm train {config} --work-dir {work_dir}',
+    ]
+
+
+@contextmanager
+def pair_config(
+    config: str,
+    teacher: str | None = None,
+    method: str | None = None,
+    teacher_ckpt: str | None = None,
+) -> Iterator[str]:
+    """Make the config that :func:`new_pair` would write, for as long as it is read.
+
+    Args:
+        config: The student; without a teacher any config, which stays as it is.
+        teacher: See :func:`new_pair`.
+        method: See there; None is ``ctkd``.
+        teacher_ckpt: See there.
+
+    Yields:
+        The path of the config, whose name is made of the method and both detectors:
+        MMEngine names work directories after it.
+
+    Raises:
+        ValueError: As :func:`new_pair`, or if there is no teacher for the others.
+    """
+    if teacher is None:
+        if method or teacher_ckpt:
+            raise ValueError('--method and --teacher-ckpt need --teacher: give it too')
+        yield config
+        return
+    method = method or 'ctkd'
+    with TemporaryDirectory() as folder:
+        name = f'{method}_{_stem(teacher)}_to_{_stem(config)}.py'
+        text, _ = _make(teacher, config, method, teacher_ckpt, None)
+        path = Path(folder, name)
+        path.write_text(text)
+        yield str(path)
+
+
+def _stem(config: str) -> str:
+    return Path(config.rpartition('::')[2]).stem
+
+
+def _make(
+    teacher: str, student: str, method: str, ckpt: str | None, folder: Path | None
+) -> tuple[str, str]:
+    """Return the text of a pair's config, and which distiller and method it has."""
     teacher, student = find_config(teacher), find_config(student)
-    student_cfg = get_config(student) if '::' in student else Config.fromfile(student)
+    student_cfg = Config.fromfile(student)
     if 'teacher_ckpt' in student_cfg.model:
         raise ValueError(
             f'student is a {student_cfg.model.type}, a distillation itself: give the '
@@ -53,19 +111,9 @@ def new_pair(
         )
     with DefaultScope.overwrite_default_scope('mmdet'):
         distiller, method = _fitting(method, student_cfg)
-        ckpt = teacher_ckpt or zoo_weights(teacher)
-        text = render(student, student_cfg, teacher, ckpt, method, distiller, folder)
-        report = [f'{distiller}, method {method}', *_build(text, folder)]
-    with open(out, 'x') as file:
-        file.write(text)
-    config, work_dir = shlex.quote(out), shlex.quote(f'work_dirs/{Path(out).stem}')
-    tools = shlex.quote(os.path.relpath(Path(__file__).parents[2] / 'tools'))
-    return [
-        *report,
-        f'{out} is written. Check, then train:',
-        f'  python {tools}/check.py {config}',
-        f'  python {tools}/train.py {config} --work-dir {work_dir}',
-    ]
+    ckpt = ckpt or zoo_weights(teacher)
+    text = render(student, student_cfg, teacher, ckpt, method, distiller, folder)
+    return text, f'{distiller}, method {method}'
 
 
 def _fitting(method: str, student: Config) -> tuple[str, str]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from jinja2 import Template  # PyTorch depends on jinja2
 from mmengine.config import Config
 
+from ctkd_mm.compat.patches import CONFIGS
 from ctkd_mm.engine.optim.merged_constructor import OF_ANY_MODEL
 from ctkd_mm.utils.config import bare
 
-BASES = Path(__file__).parents[2] / 'configs' / '_base_'
+BASES = CONFIGS / '_base_'
 TEMPLATE = Path(__file__).with_name('pair.py.j2')
 # For paths in a model, which MMEngine takes as relative to the process otherwise.
 HERE = '{{fileDirname}}/'
@@ -31,7 +32,7 @@ def render(
     teacher_ckpt: str,
     method: str,
     distiller: str,
-    folder: Path,
+    folder: Path | None,
 ) -> str:
     """Write the text of a config that inherits the student's, a method and our hooks.
 
@@ -47,7 +48,7 @@ def render(
         teacher_ckpt: Path or URL of its weights.
         method: Name of a method config.
         distiller: Registered name of the distiller.
-        folder: Where the config will lie.
+        folder: Where the config will lie; None makes every path absolute.
 
     Returns:
         The config's text.
@@ -77,14 +78,13 @@ def render(
     )
 
 
-def _path(path: str | Path, folder: Path, start: str = '') -> str:
+def _path(path: str | Path, folder: Path | None, start: str = '') -> str:
     """Write a path relative to a folder; names in packages and URLs stay."""
     if '::' in str(path) or '://' in str(path):
         return path
-    path, folder = os.path.abspath(path), os.path.abspath(folder)
     # Behind a link the system and MMEngine resolve '..' to different folders.
-    if os.path.realpath(folder) != folder:
-        return Path(path).as_posix()
+    if folder is None or os.path.realpath(folder) != os.path.abspath(folder):
+        return Path(os.path.abspath(path)).as_posix()
     return start + Path(os.path.relpath(path, folder)).as_posix()
 
 

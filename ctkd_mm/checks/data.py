@@ -172,7 +172,7 @@ def wrong_map(runner: Runner, split: str = 'val') -> Iterator[str]:
             yield (
                 f'{key} has {len(counted)} images, {split}_dataloader.dataset '
                 f'{len(shown)}, {len(counted & shown)} of them the same: the mAP would '
-                'be wrong. Set both to one file; for a part: tools/coco_subset.py'
+                'be wrong. Set both to one file; for a part: ctkd_mm subset'
             )
 
 

@@ -21,6 +21,10 @@ import torch
 
 from ctkd_mm.compat import imports, stack
 
+# In a wheel the folder itself, in a checkout a link.
+CONFIGS = (Path(__file__).parents[1] / '.mim' / 'configs').resolve()
+NAMED = 'ctkd_mm::'
+
 
 def apply() -> None:
     """Apply every repair that this environment needs.
@@ -35,6 +39,30 @@ def apply() -> None:
     # Before 2.6 torch restricts nothing by default, so there is nothing to allow.
     if torch.__version__ >= (2, 6):
         _allow_mmengine_types()
+
+
+def import_config(execute: Callable, module: ModuleType) -> None:
+    """Let ``Config.fromfile`` take what ``_base_`` takes: names of configs in packages.
+
+    For MMEngine the packages are OpenMMLab's alone; ours is one here. Its configs get
+    no scope: they are as those of a checkout.
+    """
+    execute(module)
+    find, from_file = module.Config._get_cfg_path, module.Config.fromfile
+
+    def get_cfg_path(path: str, filename: str) -> tuple[str, str | None]:
+        if path.startswith(NAMED):
+            return str(CONFIGS / path[len(NAMED) :]), None
+        return find(path, filename)
+
+    @wraps(from_file)
+    def fromfile(filename: str | Path, *args: Any, **kwargs: Any) -> Any:
+        named = isinstance(filename, str) and '::' in filename
+        path = get_cfg_path(filename, '')[0] if named else filename
+        return from_file(path, *args, **kwargs)
+
+    module.Config._get_cfg_path = staticmethod(get_cfg_path)
+    module.Config.fromfile = staticmethod(fromfile)
 
 
 def import_runner(execute: Callable, module: ModuleType) -> None:
@@ -177,6 +205,7 @@ def _refusal(source: str, error: Exception) -> str:
 
 
 REPAIRS = {
+    'mmengine.config.config': import_config,
     'mmengine.runner.runner': import_runner,
     'mmengine.runner._flexible_runner': import_flexible_runner,
     'mmengine.model.wrappers.fully_sharded_distributed': import_fsdp,

@@ -70,7 +70,7 @@ class Demo:
         last = out / f'epoch_{Config.fromfile(config).train_cfg.max_epochs}.pth'
         if not last.is_file():  # AtomicCheckpointHook never leaves half a file
             log = self.work_dir / f'{name}.log'
-            _tool('train', log, config, '--work-dir', out, '--resume')
+            _train(log, config, '--work-dir', out, '--resume')
         return last
 
     def row(self, name: str) -> dict[str, str]:
@@ -93,17 +93,17 @@ DEMOS = {
     'digits': Demo(
         Path('work_dirs/demo'),
         {
-            'teacher': 'configs/demo/faster-rcnn_r18-half_fpn_digits.py',
-            'student': 'configs/demo/faster-rcnn_r18-eighth_fpn_digits.py',
-            'ctkd': 'configs/demo/ctkd_' + PAIR.format('eighth', 'digits'),
+            'teacher': 'ctkd_mm::demo/faster-rcnn_r18-half_fpn_digits.py',
+            'student': 'ctkd_mm::demo/faster-rcnn_r18-eighth_fpn_digits.py',
+            'ctkd': 'ctkd_mm::demo/ctkd_' + PAIR.format('eighth', 'digits'),
         },
     ),
     'bccd': Demo(
         Path('work_dirs/bccd'),
         {
-            'teacher': 'configs/bccd/faster-rcnn_r18-half_fpn_bccd.py',
-            'student': 'configs/bccd/faster-rcnn_r18-sixteenth_fpn_bccd.py',
-            'kd': 'configs/bccd/kd_' + PAIR.format('sixteenth', 'bccd'),
+            'teacher': 'ctkd_mm::bccd/faster-rcnn_r18-half_fpn_bccd.py',
+            'student': 'ctkd_mm::bccd/faster-rcnn_r18-sixteenth_fpn_bccd.py',
+            'kd': 'ctkd_mm::bccd/kd_' + PAIR.format('sixteenth', 'bccd'),
         },
     ),
 }
@@ -113,8 +113,7 @@ def run_demo(name: str = 'digits') -> list[str]:
     """Train the three models of a demo, and compare them.
 
     What is complete is kept, and an interrupted training goes on from its last
-    checkpoint: the demo can be called again at any time. Call it in the root of a
-    checkout.
+    checkpoint: the demo can be called again at any time, in the same folder.
 
     Args:
         name: A key of ``DEMOS``.
@@ -123,8 +122,7 @@ def run_demo(name: str = 'digits') -> list[str]:
         The table and the path of a page with curves and pictures, as lines.
 
     Raises:
-        FileNotFoundError: If the current folder is not the root of a checkout, or the
-            photographs are missing.
+        FileNotFoundError: If the photographs are missing.
         RuntimeError: If a training fails; with the end of its output.
     """
     demo = DEMOS[name]
@@ -158,9 +156,9 @@ def format_table(rows: list[dict[str, object]]) -> str:
     return '\n'.join('  '.join(line) for line in zip(*columns))
 
 
-def _tool(name: str, log: Path, *args: object) -> None:
-    """Run a tool: all its output goes to the log, progress to the screen as well."""
-    command = [sys.executable, f'tools/{name}.py', *map(str, args)]
+def _train(log: Path, *args: object) -> None:
+    """Train: all output goes to the log, progress to the screen as well."""
+    command = [sys.executable, '-m', 'ctkd_mm', 'train', *map(str, args)]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open('a') as file, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -172,4 +170,4 @@ def _tool(name: str, log: Path, *args: object) -> None:
                 print(f'  {progress[0]}', flush=True)
     if process.returncode:
         tail = ''.join(log.read_text().splitlines(keepends=True)[-30:])
-        raise RuntimeError(f'{tail}\ntools/{name}.py failed; all of its output: {log}')
+        raise RuntimeError(f'{tail}\ntraining failed; all of its output: {log}')

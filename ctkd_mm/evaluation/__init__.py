@@ -2,4 +2,4 @@
 
 from ctkd_mm.utils.lazy import face
 
-__getattr__, __all__ = face(__name__, fast_coco_metric='FastCocoMetric')
+__getattr__, __all__ = face(__name__, __file__)

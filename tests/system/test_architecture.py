@@ -16,6 +16,7 @@ import ctkd_mm
 PACKAGE = Path(ctkd_mm.__file__).parent
 # The highest first; those of one floor do not import each other.
 FLOORS = (
+    {'__main__'},
     {'cli'},
     {'demo'},
     {'analysis', 'apis'},

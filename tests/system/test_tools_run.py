@@ -23,12 +23,14 @@ from ctkd_mm import cli
 from ctkd_mm.analysis.run_log import read_scalars
 
 CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
+TEACHER = 'configs/demo/faster-rcnn_r18-half_fpn_digits.py'
 STUDENT = 'configs/demo/faster-rcnn_r18-eighth_fpn_digits.py'
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
 
 
 def command(tool, *args, options=()) -> list:
-    line = [sys.executable, str(tool), *map(str, args)]
+    shell = 'bash' if str(tool).endswith('.sh') else sys.executable
+    line = [shell, str(tool), *map(str, args)]
     return [*line, '--cfg-options', *options] if options else line
 
 
@@ -82,7 +84,7 @@ def test_a_pair_is_checked_trained_extracted_and_evaluated(
     root, options, trained, tmp_path
 ):
     shown = run(root, 'tools/check.py', CTKD, options=options)
-    assert shown.splitlines()[-1] == f'{CTKD} is ready to train'
+    assert shown.splitlines()[-1] == f'{Path(CTKD).stem} is ready to train'
     checkpoint, student = trained / 'epoch_4.pth', tmp_path / 'student.pth'
     shown = run(root, 'tools/extract_student.py', checkpoint, '--out', student)
     assert shown.splitlines()[-1] == str(student)
@@ -99,6 +101,37 @@ def test_a_pair_is_checked_trained_extracted_and_evaluated(
         results.append(json.loads(next(folder.glob('*/*.json')).read_text()))
         del results[-1]['time'], results[-1]['data_time']
     assert results[0] == results[1]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize('launcher', ['none', 'pytorch'])
+def test_one_argument_distils_and_the_same_line_resumes(
+    root, digits_options, teacher_ckpt, tmp_path, launcher
+):
+    pair = '--teacher', TEACHER, '--teacher-ckpt', teacher_ckpt, '--method', 'kd'
+    name = 'kd_faster-rcnn_r18-half_fpn_digits_to_faster-rcnn_r18-eighth_fpn_digits'
+    options = [*digits_options, 'train_cfg.val_interval=9']
+    tool = 'tools/dist_train.sh', STUDENT, 2
+    if launcher == 'none':
+        tool = 'tools/train.py', STUDENT
+        shown = run(root, 'tools/check.py', STUDENT, *pair, options=options)
+        assert shown.splitlines()[-1] == f'{name} is ready to train'
+    for epochs in (1, 2):
+        line = [*tool, *pair, '--work-dir', tmp_path, '--resume']
+        run(root, *line, options=[*options, f'train_cfg.max_epochs={epochs}'])
+    model = Config.fromfile(tmp_path / f'{name}.py').model
+    assert model.type == 'ctkd_mm.RoILogitDistill'
+    assert model.loss_kd == dict(type='mmrazor.KLDivergence', tau=1)
+    assert Path(model.teacher).samefile(root / TEACHER)
+    assert 'distill.loss_kd' in read_scalars(tmp_path)[-1]
+    assert len(list(tmp_path.glob('*/vis_data/scalars.json'))) == 2
+    assert (tmp_path / 'epoch_2.pth').is_file()
+
+
+@pytest.mark.process
+def test_the_help_of_train_shows_the_teacher_first(root):
+    shown = run(root, 'tools/train.py', '--help')
+    assert 0 < shown.index('--teacher TEACHER') < shown.index('--work-dir WORK_DIR')
 
 
 @pytest.mark.process

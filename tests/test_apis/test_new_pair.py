@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 
 from ctkd_mm import cli
 from ctkd_mm.apis.model_zoo import find_config, zoo_weights
-from ctkd_mm.apis.new_pair import new_pair
+from ctkd_mm.apis.new_pair import new_pair, pair_config
 from ctkd_mm.apis.pair_template import render
 from ctkd_mm.checks.dry_run import check
 
@@ -384,8 +385,8 @@ def own_pair(root, tmp_path, monkeypatch, teacher_ckpt, capsys) -> Path:
     printed = capsys.readouterr().out.splitlines()
     assert printed[-3:] == [
         f'{out} is written. Check, then train:',
-        f"  python tools/check.py '{out}'",
-        f"  python tools/train.py '{out}' --work-dir work_dirs/pair",
+        f"  python -m ctkd_mm check '{out}'",
+        f"  python -m ctkd_mm train '{out}' --work-dir work_dirs/pair",
     ]
     return out
 
@@ -407,6 +408,40 @@ def test_a_training_of_it_starts(own_pair, digits_options):
         'architecture: RoIs from levels of strides [4, 8, 16, 32], 11 logits each',
         'teacher: RoIs from levels of strides [4, 8, 16, 32], 11 logits each',
     ]
+
+
+@pytest.mark.parametrize('name', ['faster', 'retinanet'])
+def test_a_pair_of_one_training_is_the_one_that_is_written(write, detectors, name):
+    def plain(path) -> dict:
+        cfg = Config.fromfile(path).to_dict()
+        cfg['model']['teacher'] = os.path.normpath(cfg['model']['teacher'])
+        return cfg
+
+    teacher, student, method, _, ckpt = PAIRS[name]
+    teacher, student = (detectors.get(x, x) for x in (teacher, student))
+    with pair_config(student, teacher, method, ckpt) as path:
+        assert plain(path) == plain(write(name).path)
+        stems = Path(teacher).stem, Path(student).stem
+        assert Path(path).name == 'ctkd_{}_to_{}.py'.format(*stems)
+        assert '..' not in Path(path).read_text()
+    assert not Path(path).exists()
+
+
+def test_a_method_without_a_teacher_is_refused():
+    with pair_config(FASTER) as path:
+        assert path == FASTER
+    for given in (dict(method='kd'), dict(teacher_ckpt=CKPT)):
+        with pytest.raises(ValueError, match='need --teacher'):
+            pair_config(FASTER, **given).__enter__()
+
+
+def test_a_config_of_this_package_is_a_student_by_name(tmp_path):
+    name = 'ctkd_mm::demo/faster-rcnn_r18-eighth_fpn_digits.py'
+    assert Path(find_config(name)).samefile(DEMO.format('eighth'))
+    names = [name.replace('eighth', 'half'), name]
+    with pair_config(name, names[0], 'kd', CKPT) as path:
+        assert Path(path).name == f'kd_{names[0][14:-3]}_to_{names[1][14:-3]}.py'
+        assert 'ctkd_mm::' not in Path(path).read_text()
 
 
 def test_the_tool_says_why_not(tmp_path):

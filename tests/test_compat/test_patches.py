@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.toy_run import toy_runner
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
+from mmengine.hub import get_config
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, Runner, checkpoint
@@ -368,3 +370,16 @@ def test_none_switches_any_default_hook_off(tmp_path):
     assert {'ReseedHook', 'CheckpointHook'} < set(kinds)
     assert not {'PreemptionHook', 'LoggerHook'} & set(kinds)
     runner.train()
+
+
+def test_configs_of_packages_are_found_by_name(root, tmp_path):
+    name = 'demo/faster-rcnn_r18-half_fpn_digits.py'
+    named = Config.fromfile(f'ctkd_mm::{name}')
+    assert named.to_dict() == Config.fromfile(root / 'configs' / name).to_dict()
+    own = tmp_path / 'own.py'
+    own.write_text(f"_base_ = 'ctkd_mm::{name}'\nwork_dir = 'x'\n")
+    assert Config.fromfile(own).to_dict() == {**named.to_dict(), 'work_dir': 'x'}
+    zoo = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+    assert Config.fromfile(zoo).to_dict() == get_config(zoo).to_dict()
+    with pytest.raises(FileNotFoundError, match='lost.py'):
+        Config.fromfile('ctkd_mm::demo/lost.py')

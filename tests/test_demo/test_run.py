@@ -19,16 +19,16 @@ def test_the_table_is_aligned():
 def test_the_demo_prints_its_table_and_keeps_what_is_complete(
     small_checkout, capfd, monkeypatch
 ):
-    def in_this_process(name, log, *args):
+    def in_this_process(log, *args):
         # MMEngine keeps one visualizer a name for the whole process.
         DetLocalVisualizer._instance_dict.clear()
-        getattr(cli, name)([*map(str, args)])
+        cli.train([*map(str, args)])
 
     data = small_checkout / 'configs' / '_base_' / 'datasets' / 'digits_detection.py'
     no_workers = 'num_workers=0, persistent_workers=False'
     data.write_text(data.read_text().replace('num_workers=1', no_workers))
     monkeypatch.setattr(sys, 'argv', sys.argv)  # which the tools change
-    monkeypatch.setattr(demo, '_tool', in_this_process)
+    monkeypatch.setattr(demo, '_train', in_this_process)
     cli.demo([])
     shown = capfd.readouterr().out
     for words in ('teacher  ', 'student alone  ', 'student with CTKD  ', '335,306'):
@@ -42,13 +42,13 @@ def test_the_demo_prints_its_table_and_keeps_what_is_complete(
         'teaches ctkd',
     ):
         assert words in page
-    monkeypatch.setattr(demo, '_tool', lambda *args: started.append(args))
+    monkeypatch.setattr(demo, '_train', lambda *args: started.append(args))
     assert digits.train('teacher').is_file()
     assert not started
     digits.train('ctkd').unlink()  # as if interrupted
     digits.train('ctkd')
-    ((tool, _, config, *_, resume),) = started
-    assert (tool, config, resume) == ('train', digits.runs['ctkd'], '--resume')
+    ((_, config, *_, resume),) = started
+    assert (config, resume) == (digits.runs['ctkd'], '--resume')
 
 
 @pytest.mark.parametrize('name', demo.DEMOS)
@@ -62,9 +62,9 @@ def test_the_pair_reads_the_teacher_that_its_demo_trains(name, root, monkeypatch
 
 
 def test_missing_photographs_are_named_with_the_page_that_has_them(
-    root, monkeypatch, tmp_path
+    monkeypatch, tmp_path
 ):
-    cfg = Config.fromfile(root / demo.DEMOS['bccd'].runs['student'])
+    cfg = Config.fromfile(demo.DEMOS['bccd'].runs['student'])
     cfg.dump(tmp_path / 'student.py')
     monkeypatch.chdir(tmp_path)
     one = demo.Demo(tmp_path / 'work', dict(student='student.py'))
@@ -74,11 +74,11 @@ def test_missing_photographs_are_named_with_the_page_that_has_them(
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
-    """A tool that prints a line of MMEngine's log, and ends with the given status."""
-    script = tmp_path / 'tools' / 'train.py'
+    """A command that prints a line of MMEngine's log and ends with a given status."""
+    script = tmp_path / 'ctkd_mm' / '__main__.py'
     script.parent.mkdir()
     line = 'mmengine - INFO - Epoch(train) [1][2/2]  tau: 2.0  time: 0.1  memory: 3'
-    script.write_text(f'import sys\nprint({line!r})\nsys.exit(int(sys.argv[1]))\n')
+    script.write_text(f'import sys\nprint({line!r})\nsys.exit(int(sys.argv[2]))\n')
     monkeypatch.chdir(tmp_path)
     return line
 
@@ -86,7 +86,7 @@ def tool(tmp_path, monkeypatch):
 @pytest.mark.process
 def test_progress_is_shown_and_all_output_kept(tool, tmp_path, capsys):
     log = tmp_path / 'out' / 'teacher.log'
-    demo._tool('train', log, 0)
+    demo._train(log, 0)
     assert capsys.readouterr().out == '  Epoch(train) [1][2/2]  tau: 2.0\n'
     assert log.read_text() == f'{tool}\n'
 
@@ -95,6 +95,6 @@ def test_progress_is_shown_and_all_output_kept(tool, tmp_path, capsys):
 def test_a_failing_tool_shows_its_output_and_where_it_is(tool, tmp_path):
     log = tmp_path / 'teacher.log'
     with pytest.raises(RuntimeError) as error:
-        demo._tool('train', log, 3)
-    want = f'{tool}\n\ntools/train.py failed; all of its output: {log}'
+        demo._train(log, 3)
+    want = f'{tool}\n\ntraining failed; all of its output: {log}'
     assert str(error.value) == want

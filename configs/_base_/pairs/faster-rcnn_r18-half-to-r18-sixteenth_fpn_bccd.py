@@ -4,6 +4,6 @@ model = dict(
     _delete_=True,
     type='ctkd_mm.RoILogitDistill',
     architecture=_base_.model,
-    teacher='configs/bccd/faster-rcnn_r18-half_fpn_bccd.py',
+    teacher='ctkd_mm::bccd/faster-rcnn_r18-half_fpn_bccd.py',
     teacher_ckpt='work_dirs/bccd/teacher/epoch_60.pth',
 )

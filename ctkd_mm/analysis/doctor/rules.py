@@ -32,11 +32,11 @@ ADVICE = {
     'frozen': f'Raise {RATE} tenfold, with decay_mult=0. Check that the key there is '
     "part of the parameter's name, and that the logged distillation loss is not 0. "
     "With float16 AMP, try optim_wrapper.dtype='bfloat16'",
-    'climbing': 'Lower loss_weight of loss_kd and temperature.tau_range: tools/'
-    'suggest_temperature.py proposes both. Compare the mAP with that of the student '
-    'alone, and with a constant temperature',
-    'overweight': 'Lower loss_weight of loss_kd: tools/suggest_temperature.py proposes '
-    'one. Compare the mAP with that of the student alone',
+    'climbing': 'Lower loss_weight of loss_kd and temperature.tau_range: ctkd_mm '
+    'suggest proposes both. Compare the mAP with that of the student alone, and with a '
+    'constant temperature',
+    'overweight': 'Lower loss_weight of loss_kd: ctkd_mm suggest proposes one. '
+    'Compare the mAP with that of the student alone',
     'no ramp': "custom_hooks needs dict(type='ctkd_mm.CurriculumHook', end=5). Its end "
     'is a part of the training: in epochs, or with by_epoch=False in iterations',
 }

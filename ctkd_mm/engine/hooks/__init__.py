@@ -2,12 +2,4 @@
 
 from ctkd_mm.utils.lazy import face
 
-__getattr__, __all__ = face(
-    __name__,
-    curriculum_hook='CurriculumHook TemperatureScheduleHook',
-    temperature_log_hook='TemperatureLogHook',
-    atomic_checkpoint_hook='AtomicCheckpointHook',
-    finite_hook='FiniteHook',
-    history_hook='HistoryHook',
-    preemption_hook='PreemptionHook',
-)
+__getattr__, __all__ = face(__name__, __file__)

@@ -2,8 +2,4 @@
 
 from ctkd_mm.utils.lazy import face
 
-__getattr__, __all__ = face(
-    __name__,
-    resumable_loops='ResumableEpochBasedTrainLoop ResumableIterBasedTrainLoop',
-    seeded_data='ReseedHook',
-)
+__getattr__, __all__ = face(__name__, __file__)

@@ -2,8 +2,4 @@
 
 from ctkd_mm.utils.lazy import face
 
-__getattr__, __all__ = face(
-    __name__,
-    amp_wrapper='AmpOptimWrapper CPUAmpOptimWrapper',
-    merged_constructor='MergedOptimWrapperConstructor',
-)
+__getattr__, __all__ = face(__name__, __file__)

@@ -11,9 +11,4 @@ CTKD in five minutes, about 390 lines of code in this order:
 
 from ctkd_mm.utils.lazy import face
 
-__getattr__, __all__ = face(
-    __name__,
-    roi_logit_distill='RoILogitDistill',
-    dense_logit_distill='DenseLogitDistill DenseRows',
-    logit_distill='LogitDistill',
-)
+__getattr__, __all__ = face(__name__, __file__)

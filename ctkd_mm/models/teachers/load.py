@@ -28,7 +28,7 @@ def build_detector(model: BaseModel | dict | str) -> BaseModel:
     if isinstance(model, dict) and 'cfg_path' in model:
         return get_model(**model)
     if isinstance(model, str):
-        model = get_model(model) if '::' in model else Config.fromfile(model).model
+        model = Config.fromfile(model).model
     return built(model)
 
 
@@ -72,7 +72,7 @@ def load_teacher(
             f'teacher_ckpt={teacher_ckpt!r} does not fit the teacher '
             f'({type(teacher).__name__}, {len(teacher.state_dict())} weights). '
             f'{misfits}. Give the checkpoint of the config in `teacher` '
-            '(distilled: tools/extract_student.py), or name the keys in '
+            '(distilled: ctkd_mm extract), or name the keys in '
             'teacher_ignore_keys'
         )
     return loaded.get('meta') or {}

@@ -2,15 +2,4 @@
 
 from ctkd_mm.utils.lazy import face
 
-__getattr__, __all__ = face(
-    __name__,
-    base='Temperature find_temperatures',
-    learned='GlobalTemperature InstanceTemperature LearnedTemperature',
-    fixed="""
-            ConstantTemperature SharpnessTemperature SpreadTemperature
-            TeacherTemperature
-        """,
-    scheduled='CosineTemperature LinearTemperature set_progress',
-    ramps='cosine_curriculum progress',
-    gradient_reversal='GradientReversal grad_reverse set_lambda',
-)
+__getattr__, __all__ = face(__name__, __file__)

@@ -86,7 +86,7 @@ def test_the_counter_of_batch_norm_may_be_missing(teacher, saved, tmp_path):
 
 def test_a_distillation_checkpoint_is_recognised(teacher, saved, tmp_path):
     weights = {f'architecture.{k}': v for k, v in saved['state_dict'].items()}
-    with pytest.raises(ValueError, match='tools/extract_student.py'):
+    with pytest.raises(ValueError, match='distilled: ctkd_mm extract'):
         load_teacher(teacher, save(dict(state_dict=weights), tmp_path))
 
 

@@ -1,0 +1,9 @@
+from .doctor.diagnose import diagnose as diagnose
+from .doctor.diagnose import diagnose_run as diagnose_run
+from .doctor.doctor_hook import TemperatureDoctorHook as TemperatureDoctorHook
+from .figures import plot_curriculum as plot_curriculum
+from .report.page import write_report as write_report
+from .run_log import read_config as read_config
+from .run_log import read_metrics as read_metrics
+from .run_log import read_scalars as read_scalars
+from .suggest.suggest import suggest_temperature as suggest_temperature

@@ -1,0 +1,1 @@
+from .fast_coco_metric import FastCocoMetric as FastCocoMetric

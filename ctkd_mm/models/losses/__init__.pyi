@@ -1,0 +1,9 @@
+from .bernoulli_loss import BernoulliCTKDLoss as BernoulliCTKDLoss
+from .bernoulli_loss import bernoulli_kl_div as bernoulli_kl_div
+from .dkd_loss import DKDLoss as DKDLoss
+from .dkd_loss import dkd_kl_div as dkd_kl_div
+from .kd_loss import CTKDLoss as CTKDLoss
+from .kd_loss import kd_kl_div as kd_kl_div
+from .with_temperature import WithTemperature as WithTemperature
+from .zscore_loss import NormKDLoss as NormKDLoss
+from .zscore_loss import ZScoreLoss as ZScoreLoss

@@ -1,0 +1,1 @@
+from .preprocessor import PairDataPreprocessor as PairDataPreprocessor

@@ -1,0 +1,17 @@
+from .base import Temperature as Temperature
+from .base import find_temperatures as find_temperatures
+from .fixed import ConstantTemperature as ConstantTemperature
+from .fixed import SharpnessTemperature as SharpnessTemperature
+from .fixed import SpreadTemperature as SpreadTemperature
+from .fixed import TeacherTemperature as TeacherTemperature
+from .gradient_reversal import GradientReversal as GradientReversal
+from .gradient_reversal import grad_reverse as grad_reverse
+from .gradient_reversal import set_lambda as set_lambda
+from .learned import GlobalTemperature as GlobalTemperature
+from .learned import InstanceTemperature as InstanceTemperature
+from .learned import LearnedTemperature as LearnedTemperature
+from .ramps import cosine_curriculum as cosine_curriculum
+from .ramps import progress as progress
+from .scheduled import CosineTemperature as CosineTemperature
+from .scheduled import LinearTemperature as LinearTemperature
+from .scheduled import set_progress as set_progress
