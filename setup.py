@@ -25,10 +25,13 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['ctkd_mm', 'ctkd_mm.*']),
+    # OpenMMLab's place for configs and tools; in a checkout it holds links to them.
     package_data={
-        'ctkd_mm.analysis.report': ['report.html'],
-        'ctkd_mm.apis': ['pair.py.j2'],
+        '': ['*.pyi', 'py.typed', '*.html', '*.j2'],
+        'ctkd_mm': ['.mim/*.yml', '.mim/configs/**/*', '.mim/tools/*'],
     },
+    exclude_package_data={'': ['*.pyc']},
+    entry_points={'console_scripts': ['ctkd_mm = ctkd_mm.cli:main']},
     python_requires='>=3.8',
     # Only what any environment for this code holds already: a plain install must
     # not rebuild, downgrade or overwrite an OpenMMLab stack that is in place.
@@ -56,7 +59,14 @@ setup(
         'classification': ['mmpretrain>=1.2,<2', 'torchvision'],
         'eval': ['hotcoco>=1.3,<2'],  # COCO mAP in Rust; needs numpy and Python 3.10
         'demo': ['scikit-learn', 'matplotlib'],
-        'test': ['pytest', 'pytest-xdist>=3.6', 'ruff', 'tensorboard', 'selenium'],
+        'test': [
+            'pytest',
+            'pytest-xdist>=3.6',
+            'ruff',
+            'mypy',
+            'tensorboard',
+            'selenium',
+        ],
         # Read without the package being imported: neither torch nor a stack is needed.
         'docs': [
             'mkdocs>=1.6,<2',

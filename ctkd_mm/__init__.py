@@ -10,6 +10,6 @@ from ctkd_mm.utils.lazy import face
 
 patches.apply()
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 __getattr__, __all__ = face(__name__, __file__)

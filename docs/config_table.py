@@ -1,4 +1,4 @@
-"""Writes the tables of methods.md from the configs themselves.
+"""Writes the tables of methods.md and OpenMMLab's metafiles from the configs.
 
 python docs/config_table.py
 """
@@ -11,6 +11,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'
 PAGE = ROOT / 'docs' / 'methods.md'
+# The papers of the folders that have a metafile, which mim reads.
+PAPERS = {
+    'ctkd': ('CTKD', 'Curriculum Temperature for Knowledge Distillation', '2211.16231'),
+    'dkd': ('DKD', 'Decoupled Knowledge Distillation', '2203.08679'),
+    'kd': ('KD', 'Distilling the Knowledge in a Neural Network', '1503.02531'),
+    'ld': ('LD', 'Localization Distillation for Dense Object Detection', '2102.12252'),
+}
 BEGIN, END = '<!-- written by docs/config_table.py: begin -->', '<!-- end -->'
 
 
@@ -66,6 +73,18 @@ def tables() -> str:
     return '\n'.join([BEGIN, '', *pair_table(), '', *method_table(), '', END])
 
 
+def metafile(folder: str) -> str:
+    """The metafile of a folder: its configs, without weights or results."""
+    name, title, paper = PAPERS[folder]
+    lines = ['# Written by docs/config_table.py', 'Collections:', f'  - Name: {name}']
+    lines += ['    Paper:', f'      Title: {title}']
+    lines += [f'      URL: https://arxiv.org/abs/{paper}', 'Models:']
+    for path in sorted((CONFIGS / folder).glob('*.py')):
+        lines += [f'  - Name: {path.stem}', f'    In Collection: {name}']
+        lines += [f'    Config: {path.relative_to(ROOT).as_posix()}']
+    return '\n'.join([*lines, ''])
+
+
 def with_tables(page: str) -> str:
     """Return a page whose tables are those of the configs."""
     before, rest = page.split(BEGIN)
@@ -74,3 +93,5 @@ def with_tables(page: str) -> str:
 
 if __name__ == '__main__':
     PAGE.write_text(with_tables(PAGE.read_text()))
+    for folder in PAPERS:
+        (CONFIGS / folder / 'metafile.yml').write_text(metafile(folder))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 import ctkd_mm
@@ -53,3 +57,45 @@ def test_the_registered_names_stay(kind):
 
 def test_there_are_34_registered_names():
     assert sum(len(names.split()) for names in REGISTERED.values()) == 34
+
+
+# What a user writes, with a mistake at the end.
+USER = """
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import ctkd_mm
+from ctkd_mm import CTKDLoss, GlobalTemperature, cosine_curriculum, set_lambda
+from ctkd_mm.analysis import diagnose
+from ctkd_mm.apis import extract_student
+from ctkd_mm.models import RoILogitDistill
+
+version: str = ctkd_mm.__version__
+loss_kd = CTKDLoss(GlobalTemperature(tau_start=2.0))
+layers: int = set_lambda(loss_kd, cosine_curriculum(0, end=5))
+tau: Tensor = loss_kd.temperature(torch.zeros(1, 2), torch.zeros(1, 2))
+verdicts: list[str] = [found.verdict for found in diagnose([], 1.0, 20.0)]
+student: Path = extract_student('epoch_12.pth')
+RoILogitDistill.run_teacher
+CTKDLoss(GlobalTemperature(), loss_weight='high')
+"""
+
+
+@pytest.mark.process
+def test_a_type_checker_knows_the_public_names(root, tmp_path):
+    pytest.importorskip('mypy', reason='of the extra test')
+    (tmp_path / 'user.py').write_text(USER)
+    options = ['--ignore-missing-imports', '--follow-imports=silent']
+    done = subprocess.run(
+        [sys.executable, '-m', 'mypy', *options, 'user.py'],
+        cwd=tmp_path,
+        env={**os.environ, 'MYPYPATH': str(root)},
+        text=True,
+        capture_output=True,
+    )
+    line = USER.count('\n')
+    *_, found, summary = done.stdout.splitlines()
+    assert found.startswith(f'user.py:{line}: error: Argument "loss_weight"')
+    assert summary.startswith('Found 1 error in 1 file'), done.stdout
