@@ -132,7 +132,7 @@ def test_the_tool_says_ready_or_why_not(root, digits_options, teacher_ckpt):
     teacher = f'model.teacher_ckpt={teacher_ckpt}'
     good = run(*digits_options, teacher)
     assert good.returncode == 0, good.stderr
-    assert good.stdout.splitlines()[-1] == f'{CTKD} is ready to train'
+    assert good.stdout.splitlines()[-1] == f'{Path(CTKD).stem} is ready to train'
     bad = run(*digits_options, teacher, 'model.loss_kd.temperature.tau_range=-1')
     assert bad.returncode == 1
     (line,) = [line for line in bad.stderr.splitlines() if 'cannot train' in line]
