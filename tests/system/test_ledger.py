@@ -248,7 +248,7 @@ def test_every_log_counts(experiments, sets):
 
 
 def test_the_doctor_is_right_about_the_trajectories_on_photographs(experiments, sets):
-    """At loss weight 1 the loss dwarfs the student's; of z-scored logits it does not."""
+    """At loss weight 1 the loss dwarfs the student's, of z-scored logits not."""
     ratios: dict[str, list[float]] = dict(overweight=[], healthy=[])
     page = experiments('page')
     for data in (sets['close'], sets['bccd']):
