@@ -10,7 +10,6 @@ from mmdet.models import RPNHead
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import nn
@@ -87,7 +86,7 @@ def plain_teacher(cfg: Config) -> BaseModel:
     """
     torch.manual_seed(0)
     name = cfg.model.teacher
-    model = (get_config(name) if '::' in name else Config.fromfile(name)).model
+    model = Config.fromfile(name).model
     model.rpn_head.type = 'FixedRPNHead'
     teacher = MODELS.build(model)
     teacher.backbone.init_cfg = None

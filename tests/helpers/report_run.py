@@ -74,7 +74,6 @@ def make_pair(folder: Path, options: list[str]) -> list[Path]:
     student.env_cfg.note = '<script>document.title = "run"</script>'
     ctkd = demo_config(CTKD, options)
     ctkd.model.teacher_ckpt = str(teacher / 'epoch_1.pth')
-    ctkd.model.teacher = str(ROOT / ctkd.model.teacher)
     kd = {'distill.loss_kd': 0.25, 'tau': 2.5, 'lambda': 0.1}
     return [
         teacher,

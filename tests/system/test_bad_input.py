@@ -132,7 +132,7 @@ BAD_CONFIG = {
     ),
     'evaluation of a part of a file': (
         {f'{VAL}.indices': 2},
-        ['val_evaluator.ann_file has 4 images', f'{VAL} 2', 'tools/coco_subset.py'],
+        ['val_evaluator.ann_file has 4 images', f'{VAL} 2', 'ctkd_mm subset'],
     ),
     'no teacher file': (
         {'model.teacher_ckpt': None},
@@ -296,7 +296,7 @@ BAD_TEACHER = {
     ),
     'of a distillation': (
         saved_as('t.pth', rename_weights),
-        ['distilled: ', 'tools/extract_student.py'],
+        ['distilled: ', 'ctkd_mm extract'],
     ),
 }
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import pytest
 from helpers.dense_detectors import narrow_detector
 from mmengine.config import Config, DictAction
-from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -223,7 +222,7 @@ def test_one_preprocessor_is_noted(write):
 
 def rendered(student: str, method: str, folder: Path) -> Config:
     path = folder / 'pair.py'
-    student_cfg = get_config(student) if '::' in student else Config.fromfile(student)
+    student_cfg = Config.fromfile(student)
     kind = 'ctkd_mm.RoILogitDistill'
     path.write_text(render(student, student_cfg, student, CKPT, method, kind, folder))
     return Config.fromfile(path)
