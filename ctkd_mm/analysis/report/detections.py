@@ -138,6 +138,8 @@ def _teacher(run: RunRecord) -> BaseModel | None:
     teacher = run.model.get('teacher', run.model.get('teacher_config'))
     if teacher is None:
         return None
+    if run.model.get('teacher_classes'):
+        raise ValueError('it knows other classes: evaluate it on its own data')
     model = build_detector(copy.deepcopy(teacher))
     ignored = run.model.get('teacher_ignore_keys', ())
     load_teacher(model, str(run.model.get('teacher_ckpt')), ignored)
