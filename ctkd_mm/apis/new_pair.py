@@ -91,7 +91,6 @@ def _build(text: str, folder: Path) -> list[str]:
         file.write(text)
         file.flush()
         model = MODELS.build(Config.fromfile(file.name).model)
-    shared, chosen = model.data_preprocessor.shared, model.teacher_classes
+    shared = model.data_preprocessor.shared
     pixels = 'the same for both' if shared else "each model's own"
-    lines = [*model.check_heads(), f'pixels: {pixels}']
-    return [*lines, chosen.summary()] if chosen.classes else lines
+    return [*model.check_heads(), f'pixels: {pixels}', model.teacher_classes.summary()]

@@ -32,9 +32,8 @@ def match_classes(model: BaseModel, metas: dict[str, dict]) -> list[str]:
         return [check_class_names(metas)]  # only its box edges are learned
     if part is None or not part.classes:
         return [check_class_names({'teacher_ckpt': model.teacher_meta, **metas})]
-    names_T = class_names(model.teacher_meta)
-    names_S = max(map(class_names, metas.values()), key=len)  # the same, where known
-    return [check_class_names(metas), part.find(names_T, names_S)]
+    names = max(map(class_names, metas.values()), key=len)  # the same, where known
+    return [check_class_names(metas), part.find(class_names(model.teacher_meta), names)]
 
 
 def check_class_names(metas: dict[str, dict]) -> str:

@@ -237,7 +237,9 @@ def test_a_teacher_of_more_classes_teaches_by_name(write, tmp_path):
     model = Config.fromfile(out).model
     assert model.teacher_classes == 'by name'
     assert model.loss_kd.temperature.num_classes == 3
-    assert 'teacher_classes' not in write('digits').path.read_text()
+    digits = write('digits')
+    assert 'teacher classes: 10 of 10 as is' in digits.report
+    assert 'teacher_classes' not in digits.path.read_text()
 
 
 def test_a_methods_feature_losses_come_along(tmp_path):

@@ -56,7 +56,7 @@ class TeacherClasses(nn.Module):
     def __init__(self, classes: Any, student: nn.Module, teacher: nn.Module) -> None:
         super().__init__()
         self.classes, self.sigmoid, self.found = classes, has_sigmoid(teacher), False
-        self.num_classes, self.known = student.num_classes, teacher.num_classes
+        self.own, self.known = student.num_classes, teacher.num_classes
         # Not in checkpoints: config and data tell it again. As long from the start, as
         # EMAHook, which copies the model before names are known, copies buffers too.
         self.register_buffer('order', torch.arange(self.known + 1), persistent=False)
@@ -86,9 +86,9 @@ class TeacherClasses(nn.Module):
                 "or indices, in the student's order"
             )
         kept = [names_T.index(x) if isinstance(x, str) else x for x in wanted]
-        if not len(kept) == len({*kept} & {*known}) == self.num_classes:
+        if not len(kept) == len({*kept} & {*known}) == self.own:
             raise ValueError(
-                f'num_classes is {self.num_classes} in architecture, {self.known} in '
+                f'num_classes is {self.own} in architecture, {self.known} in '
                 f'teacher: model.teacher_classes={self.classes!r} must give each class '
                 "another one of the teacher, 'by name' or in a list"
             )
@@ -99,7 +99,7 @@ class TeacherClasses(nn.Module):
 
     def summary(self) -> str:
         """Return a line for the log."""
-        return f'teacher classes: {self.num_classes} of {self.known} {self.classes}'
+        return f'teacher classes: {self.own} of {self.known} {self.classes or "as is"}'
 
     def forward(self, preds: Tensor) -> Tensor:
         """Return logits (N, student's columns) for the teacher's (N, its columns).
@@ -110,9 +110,9 @@ class TeacherClasses(nn.Module):
         if not self.found:
             raise RuntimeError('teacher_classes has names: add ctkd_mm.PreflightHook')
         if self.sigmoid:
-            return preds.index_select(1, self.order[: self.num_classes])
+            return preds.index_select(1, self.order[: self.own])
         preds = at_least_float32(preds.index_select(1, self.order))
-        kept, rest = preds.tensor_split([self.num_classes], dim=1)
+        kept, rest = preds.tensor_split([self.own], dim=1)
         return torch.cat([kept, rest.logsumexp(dim=1, keepdim=True)], dim=1)
 
     def relabel(self, samples: list) -> None:
@@ -123,7 +123,7 @@ class TeacherClasses(nn.Module):
         """
         for sample in samples:
             found = sample.pred_instances
-            same = found.labels[:, None] == self.order[: self.num_classes]
+            same = found.labels[:, None] == self.order[: self.own]
             found.labels = same.int().argmax(dim=1)
             sample.pred_instances = found[same.any(dim=1)]
 
