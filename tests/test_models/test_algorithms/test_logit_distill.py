@@ -262,10 +262,21 @@ def test_a_teacher_of_ten_teaches_three(detector, method, batch):
         assert seen['labels'].max() == 3  # the background's
 
 
-def test_a_step_without_any_roi_has_both_models_columns(batch):
-    model = pair('faster', LOSSES['dkd'], 3, teacher_classes=[9, 0, 4])
-    sampler = model.student.roi_head.bbox_sampler
-    sampler.num, sampler.add_gt_as_proposals = 0, False
+def test_a_stage_without_any_roi_has_both_models_columns(batch):
+    student = narrow_two_stage('cascade')
+    for head in student.roi_head.bbox_head:
+        head.num_classes = 3
+    for stage in student.train_cfg.rcnn:
+        stage.sampler.update(num=0, add_gt_as_proposals=False)
+    cfg = dict(
+        type='ctkd_mm.RoILogitDistill',
+        architecture=student,
+        teacher=ROOT_MODELS.build(narrow_two_stage('faster')),
+        student_stage=2,  # which does not run then
+        loss_kd=LOSSES['dkd'],
+        teacher_classes=[9, 0, 4],
+    )
+    model = MODELS.build(copy.deepcopy(cfg))
     losses = training_step(model, batch)
     assert losses['distill.loss_kd'] == 0
     model.parse_losses(losses)[0].backward()
