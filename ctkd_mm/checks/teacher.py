@@ -60,7 +60,7 @@ def check_class_names(metas: dict[str, dict]) -> str:
                 raise ValueError(
                     f'class {i} is {a!r} in {first} ({len(want)} classes) and {b!r} in '
                     f'{key} ({len(found)} classes): names and order must agree. Set '
-                    'metainfo.classes of the data, or take another checkpoint'
+                    "metainfo.classes, or for a teacher model.teacher_classes='by name'"
                 )
     line = f'{len(want)} classes, the same in {", ".join(known)}'
     unnamed = [key for key in names if key not in known]
