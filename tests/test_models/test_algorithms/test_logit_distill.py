@@ -10,6 +10,7 @@ from helpers.two_stage_detectors import (
     narrow_two_stage,
     training_step,
 )
+from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmrazor.models import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
@@ -280,3 +281,18 @@ def test_a_stage_without_any_roi_has_both_models_columns(batch):
     losses = training_step(model, batch)
     assert losses['distill.loss_kd'] == 0
     model.parse_losses(losses)[0].backward()
+
+
+def test_ddp_takes_it_along(batch, one_process_group):
+    model = pair('faster', LOSSES['ctkd'], 3, teacher_classes='by name')
+    wrapped = MMDistributedDataParallel(model, broadcast_buffers=True)
+    names = [str(i) for i in range(10)]
+    model.teacher_classes.find(names, ['9', '0', '4'])
+    for sample in batch['data_samples']:
+        sample.gt_instances.labels %= 3
+    for _ in range(2):
+        losses = wrapped(
+            **model.data_preprocessor(copy.deepcopy(batch), True), mode='loss'
+        )
+        model.parse_losses(losses)[0].backward()
+    assert losses['distill.loss_kd'] > 0

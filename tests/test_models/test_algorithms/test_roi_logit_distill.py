@@ -15,6 +15,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
 
 from ctkd_mm import kd_kl_div, set_lambda
+from ctkd_mm.analysis.suggest.shown_logits import collect
 from ctkd_mm.checks.dry_run import check
 from ctkd_mm.checks.preflight_hook import PreflightHook
 
@@ -257,3 +258,11 @@ def test_a_name_that_the_teacher_lacks_ends_the_start(three_cfg):
     torch.save(checkpoint, three_cfg.model.teacher_ckpt)
     with pytest.raises(ValueError, match="10 classes, not '0': did you mean 0."):
         check(three_cfg)
+
+
+@pytest.mark.start
+def test_the_suggested_temperature_is_that_of_the_students_classes(three_cfg):
+    _, (recorder,), _ = collect(three_cfg, images=8)
+    rows = recorder.parts()
+    assert rows['all'].preds_S.shape[1] == rows['all'].preds_T.shape[1] == 4
+    assert set(rows['foreground'].labels.tolist()) <= {0, 1, 2}
