@@ -23,7 +23,8 @@ def new_pair(
     The config inherits the student's whole config (data, schedule, hooks) and the
     method's, and adds our hooks and training loop. The structure of the student
     decides the distiller. A dense head with sigmoid classes gets the ``-dense`` form of
-    the method, if there is one. Both models are built as in a training, and run on a
+    the method, if there is one. A teacher of more classes gets
+    ``teacher_classes='by name'``. Both models are built as in a training, and run on a
     made-up image.
 
     Args:
@@ -140,4 +141,4 @@ def _build(text: str, folder: Path) -> list[str]:
         model = MODELS.build(Config.fromfile(file.name).model)
     shared = model.data_preprocessor.shared
     pixels = 'the same for both' if shared else "each model's own"
-    return [*model.check_heads(), f'pixels: {pixels}']
+    return [*model.check_heads(), f'pixels: {pixels}', model.teacher_classes.summary()]

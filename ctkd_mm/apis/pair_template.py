@@ -57,6 +57,7 @@ def render(
     method_cfg = Config.fromfile(path)
     shared = method_cfg.keys() & student_cfg.keys()
     constructor = student_cfg.optim_wrapper.get('constructor', OF_ANY_MODEL[0])
+    teacher_cfg = Config.fromfile(teacher)
     text = TEMPLATE.read_text()
     template = Template(text, trim_blocks=True, keep_trailing_newline=True)
     return template.render(
@@ -73,6 +74,7 @@ def render(
         teacher_ckpt=_path(teacher_ckpt, folder, HERE),
         loop=bare(student_cfg.train_cfg.type).replace('Resumable', ''),
         num_classes=_num_classes(method_cfg, student_cfg.model),
+        by_name=_classes(student_cfg.model) < _classes(teacher_cfg.model),
         ramps=_ramps(method_cfg, student_cfg.train_cfg),
         epochs=EPOCHS_1X,
     )
@@ -91,10 +93,15 @@ def _path(path: str | Path, folder: Path | None, start: str = '') -> str:
 def _num_classes(method: Config, student: dict) -> int | None:
     """Number of classes for the method's temperature, None where it fits already."""
     found = method.loss_kd.get('temperature', {}).get('num_classes')
-    head = student.get('bbox_head') or student.roi_head.bbox_head
-    head = head[0] if isinstance(head, list) else head
-    num_classes = head.get('num_classes', 80)  # MMDetection's default
+    num_classes = _classes(student)
     return None if found in (None, num_classes) else num_classes
+
+
+def _classes(model: dict) -> int:
+    """Number of classes of a detector's config."""
+    head = model.get('bbox_head') or model.get('roi_head', {}).get('bbox_head', {})
+    head = head[0] if isinstance(head, list) else head
+    return head.get('num_classes', 80)  # MMDetection's default
 
 
 def _ramps(method: Config, train_cfg: dict) -> list[tuple[int, int, int]]:

@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ctkd_mm.checks import config, data, start
-from ctkd_mm.checks.teacher import check_class_names, evaluate_teacher
+from ctkd_mm.checks.teacher import evaluate_teacher, match_classes
 from ctkd_mm.models.teachers.load import adopt_teacher, teacher_of
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.messages import warn
@@ -34,7 +34,8 @@ class PreflightHook(Hook):
     """Refuses a training that would go wrong without an error.
 
     Every training has to pass ``RULES``. In a distillation, teacher, data and a resumed
-    checkpoint must have the same class names in the same order; each model's features
+    checkpoint must have the same class names in the same order, or the teacher those of
+    ``model.teacher_classes``, which are looked up here; each model's features
     must have the strides, and its logits the columns, that its head's config says
     (``check_heads``); a resume needs the run's whole state, teacher and loss. The
     teacher of MMRazor's or MMDetection's own distillation is loaded again, strictly.
@@ -73,12 +74,12 @@ class PreflightHook(Hook):
         model = teaching(runner)
         if model is None:
             return
-        metas = {'teacher_ckpt': model.teacher_meta, **self.loaded}
+        metas = dict(self.loaded)
         for key, part in data_sets(runner):
             metas[key] = getattr(part, 'metainfo', None) or {}
         self.report = [
             f'teacher_ckpt {model.teacher_ckpt}, weights sha256 {model.teacher_sha256}',
-            check_class_names(metas),
+            *match_classes(model, metas),
         ]
         # One of ours may compute in one type only.
         with getattr(model, 'teaching', nullcontext)():
@@ -113,7 +114,8 @@ class PreflightHook(Hook):
     def _check_map(self, runner: Runner, value: float, tol: float, images: int) -> str:
         model = teaching(runner)
         images = min(images, len(runner.val_dataloader.dataset))
-        metric, found = evaluate_teacher(runner, teacher_of(model), images)
+        classes = getattr(model, 'teacher_classes', None)
+        metric, found = evaluate_teacher(runner, teacher_of(model), images, classes)
         self.teacher_map = {metric: found}
         line = f'teacher {metric} {found:.4f} on {images} images'
         if found < value - tol:

@@ -14,8 +14,8 @@ from ctkd_mm.utils.messages import some
 from ctkd_mm.utils.model import load_from, resumes, teaching, trains, unwrapped
 from ctkd_mm.utils.weights import state_dict_of
 
-# Settings of a distillation loss or a temperature, wherever in the model.
-LOSS = re.compile(r'model\.(.+\.)?(loss_kd|loss_ld|distill_losses|temperature)\.')
+# Settings of a distillation loss, a temperature or classes, wherever in the model.
+LOSS = re.compile(r'.*\.(loss_kd|loss_ld|distill_losses|temperature|teacher_classes)\b')
 
 
 def loss_settings(cfg: Config) -> dict[str, Any]:

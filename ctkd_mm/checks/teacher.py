@@ -9,6 +9,32 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import Subset
 
+from ctkd_mm.models.heads.classes import TeacherClasses, class_names
+
+
+def match_classes(model: BaseModel, metas: dict[str, dict]) -> list[str]:
+    """Compare class names; find the student's among those of a teacher that knows more.
+
+    Args:
+        model: A distillation with ``teacher_meta``. One with ``teacher_classes`` finds
+            them; to one with ``bbox_head.loss_ld`` the teacher's names do not matter.
+        metas: Of data and resumed checkpoint, see :func:`check_class_names`.
+
+    Returns:
+        Lines for the log.
+
+    Raises:
+        ValueError: See :func:`check_class_names`, and
+            :class:`ctkd_mm.models.heads.classes.TeacherClasses`.
+    """
+    part = getattr(model, 'teacher_classes', None)
+    if hasattr(getattr(model, 'bbox_head', None), 'loss_ld'):
+        return [check_class_names(metas)]  # only its box edges are learned
+    if part is None or not part.classes:
+        return [check_class_names({'teacher_ckpt': model.teacher_meta, **metas})]
+    names = max(map(class_names, metas.values()), key=len)  # the same, where known
+    return [check_class_names(metas), part.find(class_names(model.teacher_meta), names)]
+
 
 def check_class_names(metas: dict[str, dict]) -> str:
     """Compare the class names of checkpoints and data, and their order.
@@ -23,9 +49,8 @@ def check_class_names(metas: dict[str, dict]) -> str:
     Raises:
         ValueError: At the first class that differs, or if their number does.
     """
-    metas = {key: meta.get('dataset_meta') or meta for key, meta in metas.items()}
-    names = {k: meta.get('classes', meta.get('CLASSES')) for k, meta in metas.items()}
-    known = {key: tuple(value) for key, value in names.items() if value}
+    names = {key: class_names(meta) for key, meta in metas.items()}
+    known = {key: value for key, value in names.items() if value}
     if not known:
         return 'no class names to compare'
     (first, want), *others = known.items()
@@ -35,7 +60,7 @@ def check_class_names(metas: dict[str, dict]) -> str:
                 raise ValueError(
                     f'class {i} is {a!r} in {first} ({len(want)} classes) and {b!r} in '
                     f'{key} ({len(found)} classes): names and order must agree. Set '
-                    'metainfo.classes of the data, or take another checkpoint'
+                    "metainfo.classes, or for a teacher model.teacher_classes='by name'"
                 )
     line = f'{len(want)} classes, the same in {", ".join(known)}'
     unnamed = [key for key in names if key not in known]
@@ -43,7 +68,7 @@ def check_class_names(metas: dict[str, dict]) -> str:
 
 
 def evaluate_teacher(
-    runner: Runner, teacher: BaseModel, images: int
+    runner: Runner, teacher: BaseModel, images: int, classes: TeacherClasses | None
 ) -> tuple[str, float]:
     """Evaluate the teacher on the first validation images.
 
@@ -53,6 +78,7 @@ def evaluate_teacher(
         runner: The runner, for ``val_dataloader`` and ``val_evaluator``.
         teacher: The detector.
         images: How many images, at most as many as there are.
+        classes: Those of its classes that count; None for all.
 
     Returns:
         Name and value of the evaluator's first mAP.
@@ -71,7 +97,10 @@ def evaluate_teacher(
         metric.img_ids = [dataset.get_data_info(i)['img_id'] for i in range(images)]
     with torch.no_grad():
         for batch in loader:
-            evaluator.process(teacher.val_step(batch), batch)
+            samples = teacher.val_step(batch)
+            if classes is not None:
+                classes.relabel(samples)
+            evaluator.process(samples, batch)
     metrics = evaluator.evaluate(images)
     name = next((name for name in metrics if name.endswith('mAP')), None)
     if name is None:

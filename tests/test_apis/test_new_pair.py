@@ -228,6 +228,20 @@ def rendered(student: str, method: str, folder: Path) -> Config:
     return Config.fromfile(path)
 
 
+def test_a_teacher_of_more_classes_teaches_by_name(write, tmp_path):
+    head = 'model = dict(roi_head=dict(bbox_head=dict(num_classes=3)))'
+    student = derived(tmp_path / 'three.py', DEMO.format('eighth'), head)
+    out = tmp_path / 'pair.py'
+    report = new_pair(DEMO.format('half'), student, 'ctkd-instance', str(out), CKPT)
+    assert 'teacher classes: 3 of 10 by name' in report
+    model = Config.fromfile(out).model
+    assert model.teacher_classes == 'by name'
+    assert model.loss_kd.temperature.num_classes == 3
+    digits = write('digits')
+    assert 'teacher classes: 10 of 10 as is' in digits.report
+    assert 'teacher_classes' not in digits.path.read_text()
+
+
 def test_a_methods_feature_losses_come_along(tmp_path):
     cfg = rendered(find_config(FASTER_R18), 'ctkd-pkd', tmp_path)
     assert cfg.model.distiller == Config.fromfile(METHODS / 'ctkd-pkd.py').distiller
@@ -269,9 +283,9 @@ def derived(path: Path, base: str, text: str) -> str:
 
 REFUSED = dict(
     lvis=(
-        Pair('mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1', FASTER_R18),
-        'student and teacher must know the same classes, got num_classes=80 in '
-        'architecture and num_classes=1203 in teacher',
+        Pair(FASTER, 'mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1'),
+        'num_classes is 1203 in architecture, 80 in teacher: '
+        'model.teacher_classes=None must give each class another one',
     ),
     distillation=(
         Pair('gfl_r50_fpn_1x_coco', 'ld_r18-gflv1-r101_fpn_1x_coco'),
@@ -316,8 +330,8 @@ def test_no_pair_of_the_zoo_is_refused_and_nothing_written(name, tmp_path):
             'atss',
             'retinanet',
             'kd',
-            'student and teacher must score the same classes at the same places, got '
-            'num_base_priors [9, 9, 9, 9, 9] in architecture.bbox_head and '
+            'student and teacher must score the same places, got num_base_priors '
+            '[9, 9, 9, 9, 9] in architecture.bbox_head and '
             '[1, 1, 1, 1, 1] in teacher.bbox_head: ',
         ),
         ('retinanet', 'retinanet', 'normkd', 'loss_kd has NormKDLoss, '),

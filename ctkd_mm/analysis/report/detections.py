@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from mmengine.utils import import_modules_from_strings
 
+from ctkd_mm.models.heads.classes import class_names
 from ctkd_mm.models.teachers.load import build_detector, load_teacher
 from ctkd_mm.utils.weights import weights_sha256
 
@@ -140,7 +141,8 @@ def _teacher(run: RunRecord) -> BaseModel | None:
         return None
     model = build_detector(copy.deepcopy(teacher))
     ignored = run.model.get('teacher_ignore_keys', ())
-    load_teacher(model, str(run.model.get('teacher_ckpt')), ignored)
+    path = str(run.model.get('teacher_ckpt'))
+    model.dataset_meta = load_teacher(model, path, ignored)
     return model
 
 
@@ -163,6 +165,8 @@ def _evaluate(sets: list[ValSet], run: RunRecord, load: Callable, role: str) -> 
     if model is None:
         return
     own, weights = ValSet(run.config), weights_sha256(model)
+    if class_names(getattr(model, 'dataset_meta', {})) not in ((), tuple(own.classes)):
+        raise ValueError('its classes are others: evaluate it on data of its own')
     val_set = next((one for one in sets if one.contents == own.contents), own)
     if weights not in val_set.detectors:
         # Standard output is redirected, see evaluate_runs.

@@ -61,8 +61,8 @@ class DenseLogitDistill(LogitDistill):
     ``teacher_ckpt``, ``distiller`` and ``teacher_ignore_keys``: see there.
 
     Raises:
-        ValueError: If a model is no such detector; if classes, strides, anchors or
-            points differ; if ``loss_kd`` is a softmax for sigmoid classes, the
+        ValueError: If a model is no such detector; if strides, anchors or points
+            differ; if ``loss_kd`` is a softmax for sigmoid classes, the
             reverse, or wants labels; if the batches are padded differently; and as
             :class:`LogitDistill`.
 
@@ -72,11 +72,11 @@ class DenseLogitDistill(LogitDistill):
 
     compares_maps = True
 
-    def check_pair(self, student: BaseModel, teacher: BaseModel) -> nn.Module:
-        """Check that both score the same classes at the same anchors or points."""
-        head = dense_head('architecture', student)
-        check_aligned(head, dense_head('teacher', teacher))
-        return head
+    def check_pair(self, student: BaseModel, teacher: BaseModel) -> list[nn.Module]:
+        """Check that both score the same anchors or points."""
+        heads = [dense_head('architecture', student), dense_head('teacher', teacher)]
+        check_aligned(*heads)
+        return heads
 
     def records(self, student: BaseModel, teacher: BaseModel, labels: bool) -> dict:
         """Record both heads' class logits, all levels, and make rows of them.
@@ -91,12 +91,14 @@ class DenseLogitDistill(LogitDistill):
                 'for softmax'
             )
         logits = dict(type='mmrazor.ModuleOutputs', source='bbox_head')
-        columns = student.bbox_head.cls_out_channels
+        columns = [m.bbox_head.cls_out_channels for m in (student, teacher)]
+        rows = [dict(type='ctkd_mm.DenseRows', columns=number) for number in columns]
         preds = of_both(recorder='dense_logits', data_idx=0, connector='dense_rows')
+        preds['preds_T']['connector'] = 'teacher_classes'
         return dict(
             student_recorders=dict(dense_logits=logits),
             teacher_recorders=dict(dense_logits=logits),
-            connectors=dict(dense_rows=dict(type='ctkd_mm.DenseRows', columns=columns)),
+            connectors=dict(dense_rows=rows[0], teacher_classes=rows[1:]),
             loss_forward_mappings=dict(loss_kd=preds),
         )
 

@@ -17,6 +17,7 @@ from mmengine.structures import BaseDataElement
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 
+from ctkd_mm.models.heads.classes import TeacherClasses
 from ctkd_mm.models.losses.kinds import check_loss_fits_head, takes_labels
 from ctkd_mm.models.teachers.frozen_teacher import Beside, FrozenTeacher
 from ctkd_mm.models.teachers.load import build_detector
@@ -35,21 +36,18 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
     place. Which places, and which module gives the logits, is the subclass's:
     :meth:`check_pair`, :meth:`records`, :meth:`run_teacher` and :meth:`check_heads`.
 
-    The teacher sees the pixels of its own ``data_preprocessor``, and stands beside
-    the module tree, see
-    :class:`ctkd_mm.models.teachers.frozen_teacher.FrozenTeacher`. ``init_weights()``,
-    which ``Runner.train`` calls, loads it from ``teacher_ckpt``.
+    The teacher sees the pixels of its own ``data_preprocessor``. It is no submodule
+    (:class:`ctkd_mm.models.teachers.frozen_teacher.FrozenTeacher`), and is loaded by
+    ``init_weights()``, which ``Runner.train`` calls.
 
     Args:
         architecture: The student: a model, its config, or the path of a config file
             with a ``model`` in it (``'mmdet::...'`` for one that MMDetection ships).
-        teacher: The teacher, with the same classes, in any of these forms. A model
-            stays as it is.
+        teacher: The teacher in any of these forms. A model stays as it is.
         loss_kd: Config of a loss with ``forward(preds_S, preds_T)``, for example
             ``dict(type='mmrazor.KLDivergence', tau=1)``.
-        teacher_ckpt: Path or URL of the teacher's checkpoint, which must fit it; see
-            :func:`ctkd_mm.models.teachers.load.load_teacher`. Needed unless ``teacher``
-            is a model.
+        teacher_ckpt: Path or URL of its checkpoint, needed unless it is a model; see
+            :func:`ctkd_mm.models.teachers.load.load_teacher`.
         distiller: What to compute beside ``loss_kd``: recorders, connectors, losses
             and their mappings, arguments of MMRazor's ``ConfigurableDistiller``.
         data_preprocessor: None takes the student's.
@@ -57,8 +55,9 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         teacher_ignore_keys: Regular expressions of its keys that need not fit.
         teacher_dtype: ``'bfloat16'`` or ``'float16'`` runs the teacher alone in mixed
             precision, with weights kept in it: faster, its logits off by about 1
-            percent of their size (docs/performance.md). RoIs stay float32. None: as the
-            student.
+            percent of their size (docs/performance.md). None: as the student.
+        teacher_classes: Which of its classes a student of fewer has: ``'by name'`` or
+            a list, see :class:`ctkd_mm.models.heads.classes.TeacherClasses`.
 
     Raises:
         ValueError: If the two are no pair (:meth:`check_pair`), ``loss_kd`` is for
@@ -82,6 +81,7 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         init_cfg: dict | list[dict] | None = None,
         teacher_ignore_keys: Sequence[str] = (),
         teacher_dtype: str | None = None,
+        teacher_classes: str | Sequence[int | str] | None = None,
     ) -> None:
         if teacher_dtype not in (None, *HALVES):
             raise ValueError(
@@ -90,7 +90,7 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
             )
         has_weights = isinstance(teacher, BaseModel)
         student, teacher = build_detector(architecture), build_detector(teacher)
-        head = self.check_pair(student, teacher)
+        head, head_T = self.check_pair(student, teacher)
         self._beside = Beside(teacher)
         distiller = distiller or {}
         ours = self.records(student, teacher, takes_labels(loss_kd))
@@ -104,6 +104,9 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
             module_inplace=not distiller.get('student_recorders'),
             teacher_module_inplace=not distiller.get('teacher_recorders'),
         )
+        self.teacher_classes = TeacherClasses(teacher_classes, head, head_T)
+        if teacher_classes:
+            self.distiller.connectors['teacher_classes'].append(self.teacher_classes)
         del self._modules['teacher']
         check_loss_fits_head(self.distiller.distill_losses['loss_kd'], head)
         self.data_preprocessor = PairDataPreprocessor(
@@ -119,11 +122,11 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         self.teacher_meta: dict = {}
         self.teacher_sha256 = weights_sha256(teacher) if has_weights else None
 
-    def check_pair(self, student: BaseModel, teacher: BaseModel) -> nn.Module:
-        """Check that both score the same classes at the same places.
+    def check_pair(self, student: BaseModel, teacher: BaseModel) -> list[nn.Module]:
+        """Check that both score the same places.
 
         Returns:
-            The student's head, whose class logits ``loss_kd`` gets.
+            Both heads, whose class logits ``loss_kd`` gets, the student's first.
 
         Raises:
             ValueError: If they do not.
@@ -139,8 +142,8 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
             labels: Whether ``loss_kd`` takes the labels of the places too.
 
         Returns:
-            Arguments of ``ConfigurableDistiller``: recorders, connectors and
-            ``loss_forward_mappings`` for ``loss_kd``.
+            Arguments of ``ConfigurableDistiller``: recorders, connectors (the teacher's
+            as a list, ``teacher_classes``) and ``loss_forward_mappings``.
         """
         raise NotImplementedError
 

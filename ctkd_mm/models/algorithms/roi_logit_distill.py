@@ -41,8 +41,8 @@ class RoILogitDistill(LogitDistill):
     :class:`ctkd_mm.models.algorithms.logit_distill.LogitDistill`.
 
     Raises:
-        ValueError: If a model has no such box head with softmax classes, the numbers
-            of classes differ, and as :class:`LogitDistill`.
+        ValueError: If a model has no such box head with softmax classes, and as
+            :class:`LogitDistill`.
         RuntimeError: While training, if the student scores RoIs of more images than
             the batch has, as Trident R-CNN does.
 
@@ -57,12 +57,12 @@ class RoILogitDistill(LogitDistill):
         self.student_stage, self.teacher_stage = student_stage, teacher_stage
         super().__init__(*args, **kwargs)
 
-    def check_pair(self, student: BaseModel, teacher: BaseModel) -> nn.Module:
-        """Check that both score RoIs for the same softmax classes."""
+    def check_pair(self, student: BaseModel, teacher: BaseModel) -> list[nn.Module]:
+        """Check that both score RoIs for softmax classes."""
         head_S = roi_head.box_head('architecture', student, self.student_stage)
         head_T = roi_head.box_head('teacher', teacher, self.teacher_stage)
-        roi_head.check_classes(head_S, head_T)
-        return head_S
+        roi_head.check_softmax(head_S, head_T)
+        return [head_S, head_T]
 
     def records(self, student: BaseModel, teacher: BaseModel, labels: bool) -> dict:
         """Record the student's RoIs and labels, and both models' class logits."""
@@ -76,6 +76,7 @@ class RoILogitDistill(LogitDistill):
         )
         # The last of a step: hard-example samplers score candidates before.
         mappings = of_both(recorder='roi_logits', record_idx=-1, data_idx=0)
+        mappings['preds_T']['connector'] = 'teacher_classes'
         if labels:
             loss_cls = dict(type='mmrazor.ModuleInputs', source=f'{head_S}.loss_cls')
             student_recorders['roi_labels'] = loss_cls
@@ -85,6 +86,7 @@ class RoILogitDistill(LogitDistill):
         return dict(
             student_recorders=student_recorders,
             teacher_recorders=dict(roi_logits=logits_T),
+            connectors=dict(teacher_classes=[]),
             loss_forward_mappings=dict(loss_kd=mappings),
         )
 
@@ -118,11 +120,11 @@ class RoILogitDistill(LogitDistill):
         """Record what MMDetection does not compute, or cannot, where no RoI is."""
         student = self.distiller.student_recorders.recorders
         teacher = self.distiller.teacher_recorders.recorders
-        head = roi_head.box_head('teacher', self.teacher, self.teacher_stage)
-        logits = (rois.new_empty(0, head.num_classes + 1),)
-        teacher['roi_logits'].data_buffer.append(logits)
+        heads = self.check_pair(self.student, self.teacher)
+        logits = [(rois.new_empty(0, head.num_classes + 1),) for head in heads]
+        teacher['roi_logits'].data_buffer.append(logits[1])
         if not student['roi_logits'].data_buffer:  # else they carry the graph
-            student['roi_logits'].data_buffer.append(logits)
+            student['roi_logits'].data_buffer.append(logits[0])
         if 'roi_labels' in student:
             labels = rois.new_empty(0, dtype=torch.long)
             student['roi_labels'].data_buffer.append((None, labels))

@@ -43,18 +43,17 @@ def check_aligned(student: nn.Module, teacher: nn.Module) -> None:
         teacher: The teacher's.
 
     Raises:
-        ValueError: If classes, strides, the number of anchors at a place, or the
-            anchors or points themselves differ.
+        ValueError: If only one has sigmoid classes; if strides, the number of anchors
+            at a place, or the anchors or points themselves differ.
     """
     facts_S, facts_T = _facts(student), _facts(teacher)
     for name, value in facts_S.items():
         other = facts_T.get(name)
         if value != other:
             raise ValueError(
-                'student and teacher must score the same classes at the same places, '
-                f'got {name} {value} in architecture.bbox_head and {other} in '
-                'teacher.bbox_head: give both the same num_classes, '
-                'loss_cls.use_sigmoid, anchor_generator or strides'
+                f'student and teacher must score the same places, got {name} {value} '
+                f'in architecture.bbox_head and {other} in teacher.bbox_head: give '
+                'both the same loss_cls.use_sigmoid, anchor_generator or strides'
             )
 
 
@@ -62,7 +61,6 @@ def _facts(head: nn.Module) -> dict[str, Any]:
     """What decides which class at which place a logit is for, coarse facts first."""
     generator = head.prior_generator
     facts = dict(
-        num_classes=head.num_classes,
         use_sigmoid=has_sigmoid(head),
         strides=[tuple(stride) for stride in generator.strides],
         num_base_priors=generator.num_base_priors,

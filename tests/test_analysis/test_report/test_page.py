@@ -395,6 +395,19 @@ def test_what_cannot_be_evaluated_says_why_and_the_rest_is_shown(pair, tmp_path)
     assert [d.runs for d in sets[0].detectors.values()] == [['ctkd']]
 
 
+def test_a_teacher_of_other_classes_is_not_evaluated_by_their_labels(pair, tmp_path):
+    ctkd = shutil.copytree(pair[2], tmp_path / 'ctkd')
+    checkpoint = torch.load(pair[0] / 'epoch_1.pth')
+    checkpoint['meta']['dataset_meta'] = dict(classes=tuple('9876543210'))
+    torch.save(checkpoint, tmp_path / 'other.pth')
+    config = ctkd / START / 'vis_data' / 'config.py'
+    ours, theirs = str(pair[0] / 'epoch_1.pth'), str(tmp_path / 'other.pth')
+    config.write_text(config.read_text().replace(ours, theirs))
+    sets, reasons = evaluate_runs(read_runs([ctkd]))
+    assert reasons['the teacher of ctkd'].startswith('its classes are others')
+    assert [d.runs for d in sets[0].detectors.values()] == [['ctkd']]
+
+
 def test_without_the_images_the_page_is_written_all_the_same(student_run, tmp_path):
     config = student_run / START / 'vis_data' / 'config.py'
     config.write_text(config.read_text().replace('val.json', 'gone.json'))

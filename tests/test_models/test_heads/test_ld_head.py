@@ -14,6 +14,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner, load_checkpoint
 
 from ctkd_mm import cosine_curriculum, set_lambda
+from ctkd_mm.checks.dry_run import check
 from ctkd_mm.models.teachers.load import adopt_teacher
 from ctkd_mm.models.temperatures.base import find_temperatures
 
@@ -197,3 +198,20 @@ def test_a_teacher_that_its_file_covers_in_part_is_refused(model, model_cfg):
     torch.save(checkpoint, model_cfg.teacher_ckpt)
     with pytest.raises(ValueError, match='1 missing: bbox_head.gfl_reg.weight'):
         adopt_teacher(model, model_cfg.teacher_ckpt)
+
+
+@pytest.mark.start
+def test_a_teacher_of_other_classes_teaches_its_box_edges(cfg, batch):
+    same = MODELS.build(copy.deepcopy(cfg.model))
+    cfg.model.teacher_config.model.bbox_head.num_classes = 4
+    checkpoint = torch.load(cfg.model.teacher_ckpt)
+    for kind in ('weight', 'bias'):
+        weights = checkpoint['state_dict']
+        weights[f'bbox_head.gfl_cls.{kind}'] = weights[f'bbox_head.gfl_cls.{kind}'][:4]
+    checkpoint['meta'] = dict(dataset_meta=dict(classes=tuple('abcd')))
+    torch.save(checkpoint, cfg.model.teacher_ckpt)
+    assert check(cfg)[1].startswith('10 classes, the same in train_dataloader')
+    other = MODELS.build(copy.deepcopy(cfg.model))
+    other.load_state_dict(same.state_dict())
+    found = zip(losses(other, batch)['loss_ld'], losses(same, batch)['loss_ld'])
+    assert all(torch.equal(ours, theirs) for ours, theirs in found)
