@@ -23,6 +23,7 @@ def narrow_detector(name: str, channels: int = 32) -> ConfigDict:
         cfg.backbone.update(widen_factor=0.125, init_cfg=None, **norm)
         cfg.neck.update(in_channels=[32, 64, 128], out_channels=channels, **norm)
         cfg.bbox_head.update(norm)
+        cfg.use_syncbn = False  # of one device in each process
     else:
         cfg.backbone.update(
             depth=18, base_channels=8, frozen_stages=-1, init_cfg=None, **norm

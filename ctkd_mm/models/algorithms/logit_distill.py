@@ -43,8 +43,7 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
     Args:
         architecture: The student: a model, its config, or the path of a config file
             with a ``model`` in it (``'mmdet::...'`` for one that MMDetection ships).
-        teacher: The teacher, with the same classes, in any of these forms. A model
-            stays as it is.
+        teacher: The teacher, with the same classes, likewise. A model stays as it is.
         loss_kd: Config of a loss with ``forward(preds_S, preds_T)``, for example
             ``dict(type='mmrazor.KLDivergence', tau=1)``.
         teacher_ckpt: Path or URL of the teacher's checkpoint, which must fit it; see
@@ -187,14 +186,14 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
 
         Returns:
             Scalars: ``student.*`` as MMDetection names them, and ``distill.loss_kd``
-            with any further ``distill.*`` of the config.
+            with any further ``distill.*`` of the config. The latter are 0, and the
+            teacher does not run, after MMRazor's ``StopDistillHook``.
 
         Raises:
             RuntimeError: If the teacher has no weights.
         """
         if self.teacher_sha256 is None:
             raise RuntimeError('the teacher has no weights: call init_weights() first')
-        # A hook may stop it; DDP then wants find_unused_parameters.
         distilling = not self.distillation_stopped
         feats = None
         if distilling and not self._watched:
@@ -211,9 +210,13 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
                     feats = self.teacher.extract_feat(teacher_inputs)
                 self.run_teacher(feats)
             distill_losses = self.distiller.compute_distill_losses()
-            losses.update(add_prefix(distill_losses, 'distill'))
+        else:
+            # DDP waits for every parameter; MMEngine logs old values of missing keys.
+            zeros = ((0 * p).sum() for p in self.distiller.parameters())
+            zero = sum(zeros, batch_inputs.new_zeros(()))
+            distill_losses = dict.fromkeys(self.distiller.distill_losses, zero)
         self._release_records()
-        return losses
+        return {**losses, **add_prefix(distill_losses, 'distill')}
 
     def _release_records(self) -> None:
         # Recorders would hold the step's activations until the next step.
