@@ -132,7 +132,8 @@ def test_rtmdet_keeps_its_own_recipe_and_stops_the_distillation_at_its_switch(st
     assert cfg.model.architecture == own.model
     for key in ('train_dataloader', 'val_evaluator', 'param_scheduler'):
         assert cfg[key] == kd[key] == own[key]
-    assert cfg.custom_hooks[:3] == kd.custom_hooks == [*own.custom_hooks, STOP]
+    assert cfg.custom_hooks[:2] == kd.custom_hooks == own.custom_hooks
+    assert cfg.default_hooks.stop == kd.default_hooks.stop == STOP
     assert own.custom_hooks[1].switch_epoch == STOP['stop_epoch']
     images = own.train_dataloader.batch_size * 8  # GPUs
     assert cfg.auto_scale_lr.base_batch_size == images

@@ -34,23 +34,38 @@ def pipeline(prob: float) -> list[dict]:
     ]
 
 
+# MMDetection's for RTMDet, made small: each transform mixes in images it has kept.
+KEEPS_IMAGES = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='CachedMosaic', img_scale=(64, 64), max_cached_images=6),
+    dict(type='RandomResize', scale=(128, 128), ratio_range=(0.5, 1), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(64, 64)),
+    dict(type='YOLOXHSVRandomAug'),
+    dict(type='Pad', size=(64, 64), pad_val=dict(img=(114, 114, 114))),
+    dict(
+        type='CachedMixUp',
+        img_scale=(64, 64),
+        ratio_range=(1.0, 1.0),
+        max_cached_images=4,
+    ),
+    dict(type='PackDetInputs', meta_keys=META[:-1]),
+]
+
+
 class Recorder(Hook):
-    """Notes the iterations, and the state at the end or where it stops the run."""
+    """Notes what each iteration computed, and the state at the end."""
 
     priority = 'VERY_LOW'
 
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.stop_after = stop_after
+    def __init__(self) -> None:
         self.losses: dict[int, dict] = {}
         self.flips: dict[int, list] = {}
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses[runner.iter] = {k: float(v) for k, v in outputs.items()}
         samples = data_batch['data_samples']
-        self.flips[runner.iter] = [sample.flip for sample in samples]
-        if runner.iter + 1 == self.stop_after:
-            runner.save_checkpoint(runner.work_dir, 'stopped.pth', by_epoch=False)
-            raise KeyboardInterrupt
+        self.flips[runner.iter] = [sample.get('flip') for sample in samples]
 
     def after_run(self, runner):
         (ema,) = (h.ema_model for h in runner.hooks if hasattr(h, 'ema_model'))
@@ -67,7 +82,7 @@ class Recorder(Hook):
 def recipe(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """The shipped leaf on 16 scenes and 4 epochs, its models narrow."""
     init_default_scope('mmdet')
-    cfg = Config.fromfile(LEAF, format_python_code=False)
+    cfg = Config(Config.fromfile(LEAF).to_dict(), format_python_code=False)
     demo = ROOT / 'configs/demo/kd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
     data = Config.fromfile(demo).train_dataloader.dataset
     data.update(data_root=f'{digits}/', pipeline=pipeline(0.0), serialize_data=False)
@@ -83,7 +98,7 @@ def recipe(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
             save_detector(teacher, tmp_path_factory.mktemp('m') / 'm.pth')
         ),
     )
-    _, switch, stop, *_ = cfg.custom_hooks
+    switch, stop = cfg.custom_hooks[1], cfg.default_hooks.stop
     assert switch.switch_epoch == stop.stop_epoch
     switch.update(switch_epoch=SWITCH, switch_pipeline=pipeline(1.0))
     stop.stop_epoch = SWITCH
@@ -91,31 +106,23 @@ def recipe(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     cfg.param_scheduler[0].end = 4
     cfg.param_scheduler[1].update(begin=2, end=EPOCHS, T_max=2)
     cfg.default_hooks.update(logger=dict(type='LoggerHook', interval=1))
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=1, max_keep_ckpts=-1)
     cfg.log_processor.window_size = 1
     cfg.randomness, cfg.log_level = dict(seed=0), 'ERROR'
     return cfg
 
 
 def train(
-    recipe: Config,
-    folder: Path,
-    stop_after: int | None = None,
-    checkpoint: str | None = None,
-    **options,
+    recipe: Config, folder: Path, resume: Path | None = None, **options
 ) -> Recorder:
     cfg = copy.deepcopy(recipe)
     cfg.merge_from_dict(options)
-    cfg.work_dir = str(folder)
-    cfg.visualizer.name = str(folder)
-    cfg.load_from, cfg.resume = checkpoint, bool(checkpoint)
-    recorder = Recorder(stop_after)
+    cfg.work_dir = cfg.visualizer.name = str(folder)
+    cfg.load_from, cfg.resume = resume and str(resume), bool(resume)
+    recorder = Recorder()
     runner = Runner.from_cfg(cfg)
     runner.register_hook(recorder)
-    if stop_after is None:
-        runner.train()
-    else:
-        with pytest.raises(KeyboardInterrupt):
-            runner.train()
+    runner.train()
     return recorder
 
 
@@ -147,19 +154,35 @@ def test_pipeline_and_distillation_change_in_the_same_iteration(whole):
 
 
 @pytest.mark.start
-@pytest.mark.parametrize('stop_after', [3, 5])
+@pytest.mark.parametrize('done', [3, 5])
 def test_a_resume_on_either_side_of_the_change_gives_the_same_bits(
-    whole, recipe, tmp_path, stop_after
+    whole, recipe, tmp_path, done
 ):
-    first = train(recipe, tmp_path / 'first', stop_after, **BF16)
-    stopped = str(tmp_path / 'first' / 'stopped.pth')
+    want, folder = whole
     # The change has to reach processes that outlive an epoch, too.
     workers = {
         'train_dataloader.num_workers': 1,
         'train_dataloader.persistent_workers': True,
     }
-    second = train(recipe, tmp_path / 'second', None, stopped, **BF16, **workers)
-    assert list(second.losses) == list(range(stop_after, EPOCHS * PER_EPOCH))
-    want = whole[0]
-    assert {**first.losses, **second.losses} == want.losses
-    assert_same_bits(second.state, want.state)
+    saved = folder / f'iter_{done}.pth'
+    found = train(recipe, tmp_path, saved, **BF16, **workers)
+    rest = range(done, EPOCHS * PER_EPOCH)
+    assert found.losses == {i: want.losses[i] for i in rest}
+    assert_same_bits(found.state, want.state)
+
+
+@pytest.mark.start
+@pytest.mark.parametrize('outlives', [True, False])
+def test_kept_images_are_exactly_resumed_where_no_worker_outlives_an_epoch(
+    recipe, tmp_path, outlives
+):
+    cfg = copy.deepcopy(recipe)
+    cfg.train_dataloader.dataset.pipeline = KEEPS_IMAGES
+    # Those in this process live as long as the run.
+    cfg.train_dataloader.num_workers = 0 if outlives else 2
+    cfg.train_cfg.max_epochs = 2
+    want = train(cfg, tmp_path / 'whole').losses
+    saved = tmp_path / 'whole' / f'iter_{PER_EPOCH}.pth'
+    found = train(cfg, tmp_path / 'resumed', saved).losses
+    assert len(found) == PER_EPOCH
+    assert (found == {i: want[i] for i in found}) == (not outlives)

@@ -12,12 +12,11 @@ train_cfg = dict(type='ctkd_mm.ResumableEpochBasedTrainLoop')
 optim_wrapper = dict(constructor='ctkd_mm.MergedOptimWrapperConstructor')
 # 8 GPUs with 32 images each; MMDetection leaves the 16 of another schedule here.
 auto_scale_lr = dict(base_batch_size=256)
-default_hooks = _base_.pop('ctkd_hooks')
-# The distillation ends where the mosaic ends, as in MMYOLO's recipe for RTMDet.
-pair_hooks = [
-    *_base_.custom_hooks,
-    dict(
+default_hooks = dict(
+    **_base_.pop('ctkd_hooks'),
+    # The distillation ends with the mosaic, as in MMYOLO's distillation of RTMDet.
+    stop=dict(
         type='mmrazor.StopDistillHook', stop_epoch=_base_.custom_hooks[1].switch_epoch
     ),
-]
-_base_.pop('custom_hooks')
+)
+pair_hooks = _base_.pop('custom_hooks')
