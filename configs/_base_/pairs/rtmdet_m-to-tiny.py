@@ -10,8 +10,10 @@ model = dict(
 )
 train_cfg = dict(type='ctkd_mm.ResumableEpochBasedTrainLoop')
 optim_wrapper = dict(constructor='ctkd_mm.MergedOptimWrapperConstructor')
-# 8 GPUs with 32 images each; MMDetection leaves the 16 of another schedule here.
+# For --auto-scale-lr: the batch of 8 GPUs with 32 images each (MMDetection has another
+# schedule's, 16), and the end of the cosine as a share of the rate.
 auto_scale_lr = dict(base_batch_size=256)
+_base_.param_scheduler[1].update(eta_min=None, eta_min_ratio=0.05)
 default_hooks = dict(
     **_base_.pop('ctkd_hooks'),
     # The distillation ends with the mosaic, as in MMYOLO's distillation of RTMDet.
