@@ -39,7 +39,7 @@ def render(
     Bases may not share a key: where the student has ``custom_hooks`` of its own, the
     method is not inherited but read, and its hooks are added to the student's. Paths
     of files are relative to the config. An optimizer constructor of the student's own
-    gets the student alone.
+    gets the student alone. Where its pipeline switches, the distillation ends.
 
     Args:
         student: Path or ``pkg::`` path of the student's config.
@@ -56,6 +56,9 @@ def render(
     path = BASES / 'methods' / f'{method}.py'
     method_cfg = Config.fromfile(path)
     shared = method_cfg.keys() & student_cfg.keys()
+    own_hooks = student_cfg.get('custom_hooks') or []
+    # Of MMDetection's PipelineSwitchHook.
+    stop_epoch = next((h.switch_epoch for h in own_hooks if 'switch_epoch' in h), None)
     constructor = student_cfg.optim_wrapper.get('constructor', OF_ANY_MODEL[0])
     teacher_cfg = Config.fromfile(teacher)
     text = TEMPLATE.read_text()
@@ -67,7 +70,8 @@ def render(
         method=method_cfg,
         method_path=_path(path, folder, HERE if shared else ''),
         shared=sorted(shared),
-        own_hooks=student_cfg.get('custom_hooks'),
+        own_hooks=own_hooks,
+        stop_epoch=stop_epoch,
         constructor=None if bare(constructor) in OF_ANY_MODEL else constructor,
         distiller=distiller,
         teacher=_path(teacher, folder, HERE),

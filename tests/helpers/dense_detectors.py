@@ -11,6 +11,7 @@ CONFIGS = dict(
     atss='atss/atss_r50_fpn_1x_coco.py',
     gfl='gfl/gfl_r50_fpn_1x_coco.py',
     rtmdet='rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
+    yolox='yolox/yolox_tiny_8xb8-300e_coco.py',
     tood='tood/tood_r50_fpn_1x_coco.py',
 )
 
@@ -23,6 +24,11 @@ def narrow_detector(name: str, channels: int = 32) -> ConfigDict:
         cfg.backbone.update(widen_factor=0.125, init_cfg=None, **norm)
         cfg.neck.update(in_channels=[32, 64, 128], out_channels=channels, **norm)
         cfg.bbox_head.update(norm)
+        cfg.use_syncbn = False  # of one device in each process
+    elif name == 'yolox':
+        cfg.backbone.update(widen_factor=0.125)
+        cfg.neck.update(in_channels=[32, 64, 128], out_channels=channels)
+        cfg.data_preprocessor.batch_augments = None
     else:
         cfg.backbone.update(
             depth=18, base_channels=8, frozen_stages=-1, init_cfg=None, **norm

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ METHODS = [
     if not p.stem.endswith(('-dense', '-classification', '-ld'))
 ]
 SAFE_HOOKS = Config.fromfile(CONFIGS / '_base_' / 'hooks.py').ctkd_hooks
+STOP = dict(type='mmrazor.StopDistillHook', stop_epoch=280)
 PAIRS = ['r101-to-r18', 'r101-to-r50', 'r50-to-mobilenetv2']
 
 
@@ -63,7 +65,7 @@ def check_temperature(model, cfg, name):
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     groups = {id(p): g for g in optim_wrapper.param_groups for p in g['params']}
     for temperature in learnable.values():
-        multiplier = 1 if '-instance' in name else 10
+        multiplier = 1 if re.search('-instance|rtmdet', name) else 10
         for parameter in temperature.parameters():
             group = groups[id(parameter)]
             rate = cfg.optim_wrapper.optimizer.lr * multiplier
@@ -81,7 +83,7 @@ def test_config_builds_offline(path, monkeypatch, root):
         assert cfg.default_hooks[name].type == hook.type
     assert cfg.train_cfg.type == 'ctkd_mm.ResumableEpochBasedTrainLoop'
     scaled = cfg.auto_scale_lr  # what tools/train.py --auto-scale-lr needs
-    assert not scaled.enable and scaled.base_batch_size in (4, 8, 16)
+    assert not scaled.enable and scaled.base_batch_size in (4, 8, 16, 256)
     model = ROOT_MODELS.build(without_weights(cfg.model))
     check_temperature(model, cfg, path.name)
 
@@ -118,6 +120,29 @@ def test_coco_teachers_are_the_zoos_and_share_the_students_pixels(pair):
     pixels = get_config(cfg.teacher).model.data_preprocessor
     assert pixels == cfg.architecture.data_preprocessor
     assert f'faster_rcnn_{teacher}_fpn_mstrain_3x_coco' in cfg.teacher_ckpt
+
+
+@pytest.mark.parametrize('student', ['s', 'tiny'])
+def test_rtmdet_keeps_its_own_recipe_and_stops_the_distillation_at_its_switch(student):
+    base = f'mmdet::rtmdet/rtmdet_{student}_8xb32-300e_coco.py'
+    own = Config.fromstring(f'_base_ = {base!r}', '.py')
+    (path,) = CONFIGS.glob(f'ctkd/ctkd_rtmdet_*-to-{student}_*.py')
+    (plain,) = CONFIGS.glob(f'kd/kd_rtmdet_*-to-{student}_*.py')
+    cfg, kd = Config.fromfile(path), Config.fromfile(plain)
+    assert cfg.model.architecture == own.model
+    cosine = own.param_scheduler[1]
+    share = cosine.pop('eta_min') / own.optim_wrapper.optimizer.lr
+    cosine.update(eta_min=None, eta_min_ratio=pytest.approx(share))
+    for key in ('train_dataloader', 'val_evaluator', 'param_scheduler'):
+        assert cfg[key] == kd[key] == own[key]
+    assert cfg.custom_hooks[:2] == kd.custom_hooks == own.custom_hooks
+    assert cfg.default_hooks.stop == kd.default_hooks.stop == STOP
+    assert own.custom_hooks[1].switch_epoch == STOP['stop_epoch']
+    images = own.train_dataloader.batch_size * 8  # GPUs
+    assert cfg.auto_scale_lr.base_batch_size == images
+    student_alone = {**cfg.optim_wrapper.paramwise_cfg}
+    del student_alone['custom_keys']
+    assert student_alone == own.optim_wrapper.paramwise_cfg
 
 
 def test_cfg_options_reach_the_temperature():

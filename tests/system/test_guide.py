@@ -20,7 +20,7 @@ from ctkd_mm.demo.digits import make_demo_data
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(ctkd_mm.__file__).parent
-PAGES = ('own-detector.md', 'coco.md', 'troubleshooting.md')
+PAGES = ('own-detector.md', 'coco.md', 'coming-from-yolo.md', 'troubleshooting.md')
 NAMING = (*PAGES, 'getting-started.md', 'methods.md', 'install.md')
 CLASSES = ('bolt', 'nut', 'washer')
 # What makes the page's run short, and independent of a network.
@@ -251,3 +251,23 @@ def test_the_pages_student_is_trained_extracted_and_detects(pair, parts):
     exec(block.replace('data/parts/val/0001.jpg', str(image)), names)
     assert len(names['found']['labels']) == len(names['found']['bboxes'])
     assert set(names['found']['labels']) <= {0, 1, 2}
+
+
+# coming-from-yolo.md: its pair, from the student's config to the checked one.
+
+
+def test_the_yolo_pages_pair_has_the_students_epochs_and_ends_with_the_mosaic(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (text,) = [b for b in blocks('coming-from-yolo.md', 'python') if '_base_ =' in b]
+    Path('tiny.py').write_text(text)
+    Path('s.py').write_text(text.replace('rtmdet_tiny', 'rtmdet_s'))
+    new_pair('s.py', 'tiny.py', 'ctkd', 'pair.py', 'teacher.pth')
+    cfg = Config.fromfile('pair.py')
+    epochs, last = cfg.train_cfg.max_epochs, cfg.custom_hooks[1].switch_epoch
+    assert cfg.param_scheduler[1].end == epochs == 100
+    assert cfg.default_hooks.stop.stop_epoch == last == 90
+    assert cfg.train_cfg.dynamic_intervals == [(last, 1)]
+    for model in (cfg.model.architecture, Config.fromfile('s.py').model):
+        assert model.bbox_head.num_classes == len(cfg.metainfo.classes)

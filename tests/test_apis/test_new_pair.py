@@ -125,6 +125,12 @@ def test_the_configs_are_short_and_clean(write):
         )
 
 
+def test_the_distillation_ends_where_the_students_pipeline_switches(write):
+    stop = dict(type='mmrazor.StopDistillHook', stop_epoch=280)
+    assert write('rtmdet').cfg.default_hooks.stop == stop
+    assert 'stop' not in write('faster').cfg.default_hooks
+
+
 @pytest.mark.parametrize('name', ['faster', 'rtmdet'])
 def test_data_and_schedule_are_the_students(write, name):
     cfg = write(name).cfg

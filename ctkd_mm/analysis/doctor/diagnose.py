@@ -42,6 +42,9 @@ def diagnose(
       when the training has ended, is below 0.5 and still grows. Not judged in a log
       that lacks the first epoch.
 
+    Lines after the last distillation loss other than 0 are not judged: there MMRazor's
+    ``StopDistillHook`` has stopped the distillation, and tau has nothing to learn from.
+
     Args:
         lines: What was logged, as ``run_log.read_scalars`` returns it: ``step``,
             ``tau`` and, where logged, ``epoch``, ``lambda``, ``distill.loss_kd`` and
@@ -67,6 +70,8 @@ def diagnose(
     lines = [line for line in lines if 'tau' in line]
     if not lines:
         raise ValueError('no logged line has a tau, so there is nothing to diagnose')
+    distilled = [i for i, line in enumerate(lines, 1) if line.get(rules.LOSSES[0])]
+    lines = lines[: max(distilled, default=None)]
     finite = list(takewhile(lambda line: math.isfinite(line['tau']), lines))
     findings = [rules.non_finite(line) for line in lines[len(finite) :][:1]]
     if finite:

@@ -72,6 +72,11 @@ class DenseLogitDistill(LogitDistill):
 
     compares_maps = True
 
+    @property
+    def bbox_head(self) -> nn.Module:
+        """The student's head, where hooks made for a detector look for it (YOLOX's)."""
+        return self.student.bbox_head
+
     def check_pair(self, student: BaseModel, teacher: BaseModel) -> list[nn.Module]:
         """Check that both score the same anchors or points."""
         heads = [dense_head('architecture', student), dense_head('teacher', teacher)]

@@ -36,9 +36,8 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
     place. Which places, and which module gives the logits, is the subclass's:
     :meth:`check_pair`, :meth:`records`, :meth:`run_teacher` and :meth:`check_heads`.
 
-    The teacher sees the pixels of its own ``data_preprocessor``. It is no submodule
-    (:class:`ctkd_mm.models.teachers.frozen_teacher.FrozenTeacher`), and is loaded by
-    ``init_weights()``, which ``Runner.train`` calls.
+    The teacher sees the pixels of its own ``data_preprocessor``. ``init_weights()``
+    loads it; see :class:`ctkd_mm.models.teachers.frozen_teacher.FrozenTeacher`.
 
     Args:
         architecture: The student: a model, its config, or the path of a config file
@@ -53,17 +52,15 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         data_preprocessor: None takes the student's.
         init_cfg: See MMEngine's ``BaseModule``.
         teacher_ignore_keys: Regular expressions of its keys that need not fit.
-        teacher_dtype: ``'bfloat16'`` or ``'float16'`` runs the teacher alone in mixed
-            precision, with weights kept in it: faster, its logits off by about 1
-            percent of their size (docs/performance.md). None: as the student.
+        teacher_dtype: ``'bfloat16'`` or ``'float16'``, in which the teacher alone runs
+            and its weights are kept (docs/performance.md). None: as the student.
         teacher_classes: Which of its classes a student of fewer has: ``'by name'`` or
             a list, see :class:`ctkd_mm.models.heads.classes.TeacherClasses`.
 
     Raises:
         ValueError: If the two are no pair (:meth:`check_pair`), ``loss_kd`` is for
             other classes, the pixels cannot be reconciled, or ``distiller`` claims a
-            name used here or asks for deliveries (they bring the teacher's data to the
-            student; here the student's places go to the teacher).
+            name used here or asks for deliveries, from the teacher to the student.
 
     Source: extends MMRazor's ``SingleTeacherDistill``, whose teacher runs first.
     """
@@ -156,10 +153,7 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         raise NotImplementedError
 
     def check_heads(self) -> list[str]:
-        """Compare one image's features and logits in both models with their configs.
-
-        Returns lines for the log, or raises a ValueError.
-        """
+        """Compare features and logits with both configs; return lines for the log."""
         raise NotImplementedError
 
     def forward(
@@ -190,14 +184,14 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
 
         Returns:
             Scalars: ``student.*`` as MMDetection names them, and ``distill.loss_kd``
-            with any further ``distill.*`` of the config.
+            with any further ``distill.*`` of the config. The latter are 0, and the
+            teacher does not run, after MMRazor's ``StopDistillHook``.
 
         Raises:
             RuntimeError: If the teacher has no weights.
         """
         if self.teacher_sha256 is None:
             raise RuntimeError('the teacher has no weights: call init_weights() first')
-        # A hook may stop it; DDP then wants find_unused_parameters.
         distilling = not self.distillation_stopped
         feats = None
         if distilling and not self._watched:
@@ -214,9 +208,13 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
                     feats = self.teacher.extract_feat(teacher_inputs)
                 self.run_teacher(feats)
             distill_losses = self.distiller.compute_distill_losses()
-            losses.update(add_prefix(distill_losses, 'distill'))
+        else:
+            # DDP waits for every parameter; MMEngine logs old values of missing keys.
+            zeros = ((0 * p).sum() for p in self.distiller.parameters())
+            zero = sum(zeros, batch_inputs.new_zeros(()))
+            distill_losses = dict.fromkeys(self.distiller.distill_losses, zero)
         self._release_records()
-        return losses
+        return {**losses, **add_prefix(distill_losses, 'distill')}
 
     def _release_records(self) -> None:
         # Recorders would hold the step's activations until the next step.

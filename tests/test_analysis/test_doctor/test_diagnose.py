@@ -67,6 +67,41 @@ def test_a_tau_that_climbs_to_its_ceiling_and_stays_is_at_the_ceiling():
     assert 'Raise temperature.tau_range' in finding.advice
 
 
+def stopped(lines, epoch):
+    """The same run, its distillation stopped before an epoch; tau stays from there."""
+    tau = [line['tau'] for line in lines if line['epoch'] < epoch][-1]
+    return [
+        {**line, 'tau': tau, 'distill.loss_kd': 0.0}
+        if line['epoch'] >= epoch
+        else {**line, 'distill.loss_kd': 1.0}
+        for line in lines
+    ]
+
+
+def test_a_tau_is_not_judged_after_the_distillation_has_stopped():
+    # In 1.5 full epochs it moved by less than a hundredth: too early to call it frozen.
+    slow = run(lambda t: 9 + 0.03 * t)
+    assert verdicts(slow[: 3 * PER_EPOCH], ended=False) == ['healthy']
+    assert verdicts(slow) == ['healthy']
+    lines = stopped(slow, epoch=4)
+    (finding,) = diagnose(lines, 1, 20)
+    assert finding.verdict == 'healthy'
+    assert 'until epoch 3' in finding.seen
+    # It reached the floor when it was stopped.
+    falls = stopped(run(lambda t: max(9 - 2 * t, 1.1)), epoch=5)
+    assert verdicts(falls) == ['healthy']
+
+
+def test_a_weight_that_was_too_high_before_the_stop_still_is():
+    lines = run(lambda t: 9 + 0.3 * t, **{'student.loss_cls': lambda t: 0.3})
+    assert verdicts(stopped(lines, epoch=7)) == ['overweight']
+
+
+def test_a_loss_that_is_0_throughout_does_not_hide_a_frozen_tau():
+    lines = run(lambda t: 9.0, **{'distill.loss_kd': lambda t: 0.0})
+    assert verdicts(lines) == ['frozen']
+
+
 def test_a_floor_that_was_left_again_is_none():
     assert verdicts(run(lambda t: 1.2 if t < 9 else 1.2 + t - 9)) == ['healthy']
 

@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import save_detector
 from helpers.dense_detectors import narrow_detector
+from mmdet.datasets import MultiImageMixDataset
+from mmdet.engine.hooks import YOLOXModeSwitchHook
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
 
 from ctkd_mm import kd_kl_div
 from ctkd_mm.checks.preflight_hook import PreflightHook
+from ctkd_mm.engine.loops.seeded_data import SeededDataset
 from ctkd_mm.models.algorithms.dense_logit_distill import DenseLogitDistill, DenseRows
 from ctkd_mm.registry import MODELS
 
@@ -125,6 +131,28 @@ def test_the_loss_reaches_every_weight_before_the_students_logits(name, digits_b
             assert before_loss.abs().sum() > 0, key
         else:
             assert before_loss is None, key
+
+
+def test_the_hook_of_yolox_switches_the_student_to_its_last_loss(
+    digits_batch, demo_cfg
+):
+    model = build(narrow_detector('yolox'), narrow_detector('yolox', 64))
+    data = model.data_preprocessor(copy.deepcopy(digits_batch), training=True)
+    before = model(**data, mode='loss')
+    scenes = DATASETS.build(demo_cfg.train_dataloader.dataset)
+    dataset = MultiImageMixDataset(scenes, [dict(type='Mosaic')])
+    runner = SimpleNamespace(
+        model=model,
+        epoch=284,
+        max_epochs=300,
+        train_dataloader=SimpleNamespace(dataset=SeededDataset(dataset)),
+        logger=MMLogger.get_current_instance(),
+    )
+    YOLOXModeSwitchHook(num_last_epochs=15).before_train_epoch(runner)
+    after = model(**data, mode='loss')
+    assert set(after) - set(before) == {'student.loss_l1'}
+    assert not model.teacher.bbox_head.use_l1
+    assert dataset._skip_type_keys == ('Mosaic', 'RandomAffine', 'MixUp')
 
 
 def test_rows_are_the_anchors_of_every_level_in_one_piece():

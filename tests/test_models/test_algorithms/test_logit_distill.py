@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.dense_detectors import narrow_detector
+from helpers.same_bits import assert_same_bits
 from helpers.two_stage_detectors import (
     build_distiller,
     narrow_two_stage,
@@ -125,10 +126,52 @@ def test_recorder_names_in_use_are_refused(ctkd_cfg):
         build_distiller(ctkd_cfg)
 
 
-def test_stopped_distillation_leaves_the_students_losses(ctkd_cfg, batch):
+def test_a_stopped_distillation_leaves_the_students_gradients_and_no_teacher(
+    ctkd_cfg, batch, monkeypatch
+):
+    model = build_distiller(ctkd_cfg)
+    losses = training_step(model, batch)
+    own = {key: value for key, value in losses.items() if 'student.' in key}
+    model.parse_losses(own)[0].backward()
+    want = {name: p.grad for name, p in model.student.named_parameters()}
+    model.zero_grad()
+    model.distillation_stopped = True
+    monkeypatch.setattr(model.teacher, 'extract_feat', None)
+    stopped = training_step(model, batch)
+    assert list(stopped) == list(losses)
+    assert stopped.pop('distill.loss_kd').item() == 0
+    assert_same_bits(stopped, own)
+    stopped = training_step(model, batch)
+    model.parse_losses(stopped)[0].backward()
+    # Student weights get what they would alone, tau a zero, which DDP waits for.
+    assert_same_bits({n: p.grad for n, p in model.student.named_parameters()}, want)
+    (raw_tau,) = model.distiller.parameters()
+    assert raw_tau.grad.item() == 0
+
+
+def test_every_distillation_loss_of_a_stopped_one_is_0(ctkd_cfg, batch):
+    neck = dict(neck=dict(type='mmrazor.ModuleOutputs', source='neck.fpn_convs.0.conv'))
+    connector = dict(type='mmrazor.ConvModuleConnector', in_channel=32, out_channel=64)
+    ctkd_cfg['loss_kd'] = dict(type='mmrazor.KLDivergence')
+    ctkd_cfg['distiller'] = dict(
+        student_recorders=neck,
+        teacher_recorders=neck,
+        connectors=dict(widen=connector),
+        distill_losses=dict(loss_neck=dict(type='mmrazor.PKDLoss')),
+        loss_forward_mappings=dict(
+            loss_neck=dict(
+                preds_S=dict(from_student=True, recorder='neck', connector='widen'),
+                preds_T=dict(from_student=False, recorder='neck'),
+            )
+        ),
+    )
     model = build_distiller(ctkd_cfg)
     model.distillation_stopped = True
-    assert all(name.startswith('student.') for name in training_step(model, batch))
+    losses = training_step(model, batch)
+    for key in ('distill.loss_kd', 'distill.loss_neck'):
+        assert losses[key].item() == 0
+    model.parse_losses(losses)[0].backward()
+    assert all(p.grad.abs().sum() == 0 for p in model.distiller.parameters())
 
 
 def test_prediction_is_the_students(ctkd_cfg, batch):

@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/pairs/rtmdet_m-to-tiny.py',
+    '../_base_/methods/kd-dense.py',
+]
+model = dict(loss_kd=_base_.pop('loss_kd'))
+custom_hooks = _base_.pop('pair_hooks')
