@@ -9,7 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ctkd_mm.checks import config, data, start
-from ctkd_mm.checks.teacher import evaluate_teacher, match_classes
+from ctkd_mm.checks.teacher import match_classes
+from ctkd_mm.evaluation.teacher_map import evaluate_teacher
 from ctkd_mm.models.teachers.load import adopt_teacher, teacher_of
 from ctkd_mm.registry import HOOKS
 from ctkd_mm.utils.messages import warn
@@ -114,8 +115,8 @@ class PreflightHook(Hook):
     def _check_map(self, runner: Runner, value: float, tol: float, images: int) -> str:
         model = teaching(runner)
         images = min(images, len(runner.val_dataloader.dataset))
-        classes = getattr(model, 'teacher_classes', None)
-        metric, found = evaluate_teacher(runner, teacher_of(model), images, classes)
+        relabel = getattr(getattr(model, 'teacher_classes', None), 'relabel', None)
+        metric, found = evaluate_teacher(runner, teacher_of(model), images, relabel)
         self.teacher_map = {metric: found}
         line = f'teacher {metric} {found:.4f} on {images} images'
         if found < value - tol:
