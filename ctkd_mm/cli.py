@@ -112,6 +112,16 @@ extract_student = Tool(
     },
     'Nothing is written',
 )
+export_onnx = Tool(
+    'apis.export_onnx',
+    'Write a student for ONNX Runtime, from pixels to boxes',
+    {
+        **CONFIG,
+        'checkpoint': dict(help='of the student, or of its distillation'),
+        'image': dict(help='in which the student finds something'),
+        '-o --out': dict(required=True, help='the ONNX file to write'),
+    },
+)
 plot_curriculum = Tool(
     'analysis.plot_curriculum',
     "Draw tau and lambda over training from MMEngine's JSON log",
