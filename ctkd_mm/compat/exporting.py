@@ -9,8 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
-from typing import Any
 from unittest import mock
 
 import torch
@@ -20,77 +18,47 @@ from torch import Tensor
 @contextmanager
 def exportable() -> Iterator[None]:
     """Let :func:`torch.onnx.export` follow one image that has boxes, opset >= 16."""
-    import mmengine.model.base_model.data_preprocessor as preprocessor
-    from mmcv.ops.nms import NMSop
-    from mmcv.ops.roi_align import RoIAlignFunction
-    from mmdet.models.utils import misc
-
-    split = Tensor.split
-    changes = (
-        (NMSop, 'symbolic', _nms),
-        (RoIAlignFunction, 'symbolic', _roi_align),  # mmcv's is that of opset 10
-        # Its branches import what MMDetection 3 lacks, and leave the threshold out.
-        (torch.onnx, 'is_in_onnx_export', lambda: False),
-        # Numbers of boxes are compared with 0 and nms_pre, which cuts fewer boxes
-        # too; and with split_thr, above which NMS takes class by class.
-        (Tensor, '__gt__', _answer(Tensor.__gt__, True, 0)),
-        (Tensor, '__lt__', _answer(Tensor.__lt__, True, 0)),
-        # Of topk and the number of boxes: a slice ends at the last box by itself.
-        (misc, 'min', lambda topk, boxes: topk),
-        # Whether all boxes are valid: the filter keeps those that are.
-        (Tensor, 'all', _answer(Tensor.all, False, 1)),
-        # RoIs by image, of which there is one.
-        (
-            Tensor,
-            'split',
-            lambda x, n, *dim: (x,) if type(n) is tuple else split(x, n, *dim),
-        ),
-        # The exporter takes the size of the other dimensions for constant.
-        (torch, 'squeeze', lambda x: x.reshape([n for n in x.shape if n != 1])),
-        # The padding depends on the size of the image.
-        (preprocessor, 'math', SimpleNamespace(ceil=lambda x: x.ceil().long())),
-    )
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # one for every number that stays
-        for place in changes:
-            stack.enter_context(mock.patch.object(*place, create=True))
+        for place, change in CHANGES.items():
+            stack.enter_context(mock.patch(place, change, create=True))
         yield
 
 
-def _answer(method: Any, answer: bool, most_dims: int) -> Any:
-    """Give one answer for every image, of tensors that small."""
-
-    def asked(x: Tensor, *args: Any) -> Any:
-        fixed = torch.jit.is_tracing() and x.dim() <= most_dims
-        return answer if fixed else method(x, *args)
-
-    return asked
+def _sizes(compare):
+    """Let every comparison of a single number hold, as it does if there are boxes."""
+    return lambda x, other: (
+        (torch.jit.is_tracing() and not x.dim()) or compare(x, other)
+    )
 
 
-def _constant(g: Any, value: Any, dtype: torch.dtype = torch.int64) -> Any:
-    return g.op('Constant', value_t=torch.tensor(value, dtype=dtype))
+def _split(x, sizes, dim=0, split=Tensor.split):
+    return (x,) if isinstance(sizes, tuple) else split(x, sizes, dim)
 
 
-def _column(g: Any, rows: Any, index: int | list[int]) -> Any:
+def _reshape(x, *shape, reshape=Tensor.reshape):
+    found = reshape(x, *shape)
+    return reshape(x, shape[0], int(found.shape[1])) if shape[1:] == (-1,) else found
+
+
+def _constant(g, value):
+    return g.op('Constant', value_t=torch.tensor(value))
+
+
+def _column(g, rows, index):
     return g.op('Gather', rows, _constant(g, index), axis_i=1)
 
 
-def _nms(g: Any, boxes: Any, scores: Any, iou: float, offset: int, *more: Any) -> Any:
-    score, most = more
-    if offset:
-        raise NotImplementedError(f'nms has offset={offset}: ONNX knows 0 alone')
-    found = g.op(
-        'NonMaxSuppression',
-        g.op('Unsqueeze', boxes, _constant(g, [0])),
-        g.op('Unsqueeze', scores, _constant(g, [0, 1])),
-        _constant(g, [most if most > 0 else 2**31 - 1]),
-        *(_constant(g, [value], torch.float32) for value in (iou, score)),
-    )
-    return _column(g, found, 2)  # of image, class and box
+def _nms(g, boxes, scores, iou_threshold, offset, score_threshold, max_num):
+    limits = [max_num % 2**31], [iou_threshold], [float(score_threshold)]
+    boxes = g.op('Unsqueeze', boxes, _constant(g, [0]))
+    scores = g.op('Unsqueeze', scores, _constant(g, [0, 1]))
+    limits = (_constant(g, limit) for limit in limits)
+    # Rows of image, class and box.
+    return _column(g, g.op('NonMaxSuppression', boxes, scores, *limits), 2)
 
 
-def _roi_align(g: Any, features: Any, rois: Any, size: tuple, *more: Any) -> Any:
-    scale, ratio, mode, aligned = more
+def _roi_align(g, features, rois, size, scale, sampling_ratio, mode, aligned):
     return g.op(
         'RoiAlign',
         features,
@@ -100,6 +68,34 @@ def _roi_align(g: Any, features: Any, rois: Any, size: tuple, *more: Any) -> Any
         mode_s=mode,
         output_height_i=size[0],
         output_width_i=size[1],
-        sampling_ratio_i=max(ratio, 0),
+        sampling_ratio_i=max(sampling_ratio, 0),
         spatial_scale_f=scale,
     )
+
+
+CHANGES = {
+    # mmcv has no rule for its NMS; that for RoIAlign is of opset 10, which takes boxes
+    # below a pixel of the feature map for larger.
+    'mmcv.ops.nms.NMSop.symbolic': _nms,
+    'mmcv.ops.roi_align.RoIAlignFunction.symbolic': _roi_align,
+    # Its branches import what MMDetection 3 lacks, and leave the threshold out.
+    'torch.onnx.is_in_onnx_export': lambda: False,
+    # Numbers of boxes are compared with 0; with nms_pre, which cuts what is longer; and
+    # with split_thr, above which NMS takes class by class.
+    'torch.Tensor.__gt__': _sizes(Tensor.__gt__),
+    'torch.Tensor.__lt__': _sizes(Tensor.__lt__),
+    # Whether all boxes are valid; those that are not are filtered out.
+    'torch.Tensor.all': lambda x, *dim: False,
+    # Of topk and the number of boxes: a slice ends at the last box by itself.
+    'mmdet.models.utils.misc.min': lambda topk, boxes: topk,
+    # Of RoIs by their numbers in each image, of which there is one.
+    'torch.Tensor.split': _split,
+    # To (n, -1): with n = 0 the graph cannot tell how long a row is.
+    'torch.Tensor.reshape': _reshape,
+    # The exporter would take the sizes that are left for constant.
+    'torch.squeeze': lambda x: x.reshape([size for size in x.shape if size != 1]),
+    # The padding depends on the size of the image.
+    'mmengine.model.base_model.data_preprocessor.math': mock.Mock(
+        ceil=lambda x: x.ceil().long()
+    ),
+}

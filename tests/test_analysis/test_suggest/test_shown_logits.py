@@ -24,6 +24,7 @@ from ctkd_mm.analysis.suggest.shown_logits import (
     collect,
     watch,
 )
+from ctkd_mm.models.teachers.load import load_student
 
 
 class Step(nn.Module):
