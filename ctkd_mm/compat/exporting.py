@@ -25,11 +25,14 @@ def exportable() -> Iterator[None]:
         yield
 
 
-def _sizes(compare):
-    """Let every comparison of a single number hold, as it does if there are boxes."""
-    return lambda x, other: (
-        (torch.jit.is_tracing() and not x.dim()) or compare(x, other)
-    )
+def _limit(compare):
+    """Let a number of boxes be above 0 and below or above any limit."""
+
+    def asked(x, other):
+        fixed = torch.jit.is_tracing() and not x.dim() and not 0 < other < 100
+        return fixed or compare(x, other)
+
+    return asked
 
 
 def _split(x, sizes, dim=0, split=Tensor.split):
@@ -81,9 +84,9 @@ CHANGES = {
     # Its branches import what MMDetection 3 lacks, and leave the threshold out.
     'torch.onnx.is_in_onnx_export': lambda: False,
     # Numbers of boxes are compared with 0; with nms_pre, which cuts what is longer; and
-    # with split_thr, above which NMS takes class by class.
-    'torch.Tensor.__gt__': _sizes(Tensor.__gt__),
-    'torch.Tensor.__lt__': _sizes(Tensor.__lt__),
+    # with split_thr, above which NMS takes class by class. The 4 of a box is no limit.
+    'torch.Tensor.__gt__': _limit(Tensor.__gt__),
+    'torch.Tensor.__lt__': _limit(Tensor.__lt__),
     # Whether all boxes are valid; those that are not are filtered out.
     'torch.Tensor.all': lambda x, *dim: False,
     # Of topk and the number of boxes: a slice ends at the last box by itself.
