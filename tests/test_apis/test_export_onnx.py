@@ -20,7 +20,6 @@ from ctkd_mm import cli
 from ctkd_mm.apis.export_onnx import export_onnx
 from ctkd_mm.compat import exporting
 
-pytest.importorskip('onnx', reason='the extra onnx is not installed')
 onnxruntime = pytest.importorskip(
     'onnxruntime', reason='the extra onnx is not installed'
 )
@@ -60,7 +59,7 @@ def save(cfg, path, prefix=''):
     for norm in norms:
         norm.momentum = None  # the mean over all images shown
     with torch.no_grad():
-        features = model.train().extract_feat(torch.randn(2, 3, 256, 256))
+        features = model.train().extract_feat(torch.randn(2, 3, 128, 128))
         getattr(model, 'rpn_head', getattr(model, 'bbox_head', None))(features)
     for name, layer in model.named_modules():
         for key, (factor, bias) in LAYERS.items():
@@ -117,7 +116,7 @@ def assert_equal(found, expected):
     [
         ('retinanet', 0.05, False),
         ('rtmdet', 0.001, False),  # thousands of candidates
-        ('rtmdet', 0.97, True),
+        ('rtmdet', 0.95, True),
         ('faster', 0.6, False),
         ('cascade', 0.05, False),  # boxes that all classes share
     ],
