@@ -55,7 +55,7 @@ def export_onnx(
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     model = build_detector(cfg.model.get('architecture', cfg.model)).eval()
     load_student(model, checkpoint)
-    model.forward = lambda image: detect(model, image)
+    model.forward = lambda image: _detect(model, image)
     pipeline = Compose(get_test_pipeline_cfg(cfg))
     pixels = pipeline(dict(img_path=str(image), img_id=0))['inputs'][None].float()
     if not len(model(pixels)[0]):
@@ -86,7 +86,7 @@ def export_onnx(
 
 
 @torch.no_grad()
-def detect(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
+def _detect(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
     """Detect with MMDetection; see :func:`export_onnx` for the image and the result."""
     from mmdet.structures import DetDataSample
 
