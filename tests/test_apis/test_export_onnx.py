@@ -33,6 +33,10 @@ def config(name, score_thr):
     cfg = get_config(f'mmdet::{CONFIGS.get(name) or TWO_STAGE[name]}')
     cfg.model = (narrow_two_stage if name in TWO_STAGE else narrow_detector)(name)
     cfg.model.test_cfg.get('rcnn', cfg.model.test_cfg).score_thr = score_thr
+    # Limits that some of the images exceed, the exported one too or not.
+    limits = dict(retinanet=dict(nms_pre=20), faster=dict(rpn=dict(nms_pre=150)))
+    limits['rtmdet'] = dict(nms=dict(split_thr=100))
+    cfg.merge_from_dict({'model.test_cfg': limits.get(name, {})})
     for step in cfg.test_dataloader.dataset.pipeline:
         if step['type'] == 'Resize':
             step['scale'] = (128, 128)
