@@ -10,7 +10,7 @@ BUILD    := setuptools==79.0.1 wheel==0.48.0 ninja==1.13.2
 PACKAGES := mmrazor==1.0.0 scipy==1.17.1 pycocotools==2.0.11 \
 	shapely==2.2.0 joblib==1.6.0 scikit-learn==1.9.1 matplotlib==3.11.2 \
 	packaging==26.3 tensorboard==2.21.0 hotcoco==1.3.0 pytest==9.2.0 \
-	pytest-xdist==3.8.0 ruff==0.17.6 mypy==2.4.1
+	pytest-xdist==3.8.0 ruff==0.17.6 mypy==2.4.1 onnx==1.23.2 onnxruntime==1.32.0
 ifeq ($(STACK),onedl)
 MMCV     := onedl-mmcv==2.3.6
 PACKAGES += onedl-mmengine==0.10.12 onedl-mmdetection==3.5.1 numpy==2.2.6 \

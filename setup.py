@@ -58,6 +58,7 @@ setup(
         # for the installed torch.
         'classification': ['mmpretrain>=1.2,<2', 'torchvision'],
         'eval': ['hotcoco>=1.3,<2'],  # COCO mAP in Rust; needs numpy and Python 3.10
+        'onnx': ['onnx>=1.23,<2', 'onnxruntime>=1.32,<2'],
         'demo': ['scikit-learn', 'matplotlib'],
         'test': [
             'pytest',

@@ -58,15 +58,16 @@ def _diagnose(runs: list[str]) -> None:
 
 DETECTOR = dict(help='config: path, mmdet::path, or name in the zoo')
 RUNS = dict(nargs='+', help='work directories or scalars.json')
+CFG_OPTIONS = dict(
+    nargs='+',
+    action=DictAction,
+    metavar='KEY=VALUE',
+    help='changes to it, for example model.loss_kd.temperature.tau_start=3',
+)
 CONFIG = {
     'config': dict(help='what train would be given'),
     **PAIR,
-    '--cfg-options': dict(
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='changes to it, for example model.loss_kd.temperature.tau_start=3',
-    ),
+    '--cfg-options': CFG_OPTIONS,
 }
 
 check = Tool(
@@ -115,6 +116,17 @@ extract_student = Tool(
         '--out': dict(help='by default the checkpoint, named *_student.pth'),
     },
     'Nothing is written',
+)
+export_onnx = Tool(
+    'apis.export_onnx',
+    'Write a student for ONNX Runtime, from pixels to boxes',
+    {
+        'config': dict(help="the student's, or that of its distillation"),
+        '--cfg-options': CFG_OPTIONS,
+        'checkpoint': dict(help='of the student, or of its distillation'),
+        'image': dict(help='in which the student finds something'),
+        '-o --out': dict(required=True, help='the ONNX file to write'),
+    },
 )
 plot_curriculum = Tool(
     'analysis.plot_curriculum',
@@ -166,6 +178,7 @@ COMMANDS = {
     'suggest': suggest_temperature,
     'new-pair': new_pair,
     'extract': extract_student,
+    'export': export_onnx,
     'diagnose': diagnose,
     'report': report,
     'plot': plot_curriculum,

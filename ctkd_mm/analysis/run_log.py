@@ -1,4 +1,4 @@
-"""Reads what MMEngine wrote of a run: scalars, metrics, config and the student."""
+"""Reads what MMEngine wrote of a run: scalars, metrics and config."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from pathlib import Path
 from typing import Iterable, Union
 
 from mmengine.config import Config
-from mmengine.model import BaseModel
-from mmengine.runner import CheckpointLoader
-
-from ctkd_mm.models.teachers.load import load_matching
-from ctkd_mm.utils.weights import state_dict_of, student_weights
 
 PathLike = Union[str, Path]
 
@@ -67,25 +62,6 @@ def read_config(run: PathLike) -> Config:
     """
     dumped = find_logs(run)[-1].with_name('config.py')
     return Config.fromfile(dumped, import_custom_modules=False)
-
-
-def load_student(student: BaseModel, checkpoint: PathLike) -> None:
-    """Load a trained student, all of it but a temperature in its own head.
-
-    Args:
-        student: The model; its weights are replaced.
-        checkpoint: Path or URL of a student's checkpoint, or of a distillation's.
-
-    Raises:
-        ValueError: If a weight is missing, unexpected or of another shape.
-    """
-    loaded = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')
-    weights = state_dict_of(loaded, checkpoint)
-    weights = student_weights(weights) or weights
-    given = {k: weights[k] for k in weights if '.temperature.' not in k}
-    misfits = load_matching(student, given, [r'\.temperature\.'])
-    if misfits:
-        raise ValueError(f'{checkpoint} does not fit the student. {misfits}')
 
 
 def run_name(run: PathLike) -> str:

@@ -10,13 +10,14 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from ctkd_mm.analysis.run_log import PathLike, load_student
+from ctkd_mm.analysis.run_log import PathLike
 from ctkd_mm.checks.dry_run import start
 from ctkd_mm.engine.loops.seeded_data import seed_everything
 from ctkd_mm.models.heads.roi_head import box_head
 from ctkd_mm.models.losses.bernoulli_loss import BernoulliCTKDLoss, bernoulli_kl_div
 from ctkd_mm.models.losses.dkd_loss import DKDLoss
 from ctkd_mm.models.losses.kd_loss import kd_kl_div
+from ctkd_mm.models.teachers.load import load_student
 from ctkd_mm.models.temperatures.base import find_temperatures
 from ctkd_mm.models.temperatures.learned import LearnedTemperature
 

@@ -1,9 +1,10 @@
-"""Teachers: built from a config, and loaded whole or refused."""
+"""Teachers and students: built from a config, and loaded whole or refused."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hub import get_model
@@ -14,7 +15,7 @@ from torch import nn
 from ctkd_mm.models.teachers.preprocessor import pixels_of
 from ctkd_mm.registry import built
 from ctkd_mm.utils.messages import some
-from ctkd_mm.utils.weights import state_dict_of, weights_sha256
+from ctkd_mm.utils.weights import state_dict_of, student_weights, weights_sha256
 
 # What BatchNorm counts but no evaluation reads; files older than it lack it.
 TOLERATED = (r'num_batches_tracked$',)
@@ -76,6 +77,25 @@ def load_teacher(
             'teacher_ignore_keys'
         )
     return loaded.get('meta') or {}
+
+
+def load_student(student: BaseModel, checkpoint: str | Path) -> None:
+    """Load a trained student, all of it but a temperature in its own head.
+
+    Args:
+        student: The model; its weights are replaced.
+        checkpoint: Path or URL of a student's checkpoint, or of a distillation's.
+
+    Raises:
+        ValueError: If a weight is missing, unexpected or of another shape.
+    """
+    loaded = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')
+    weights = state_dict_of(loaded, checkpoint)
+    weights = student_weights(weights) or weights
+    given = {k: weights[k] for k in weights if '.temperature.' not in k}
+    misfits = load_matching(student, given, [r'\.temperature\.'])
+    if misfits:
+        raise ValueError(f'{checkpoint} does not fit the student. {misfits}')
 
 
 def teacher_of(model: BaseModel) -> BaseModel | None:

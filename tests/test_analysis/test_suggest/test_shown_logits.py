@@ -18,13 +18,13 @@ from ctkd_mm import (
     GlobalTemperature,
     bernoulli_kl_div,
 )
-from ctkd_mm.analysis.run_log import load_student
 from ctkd_mm.analysis.suggest.shown_logits import (
     MOST_ROWS,
     LogitRecorder,
     collect,
     watch,
 )
+from ctkd_mm.models.teachers.load import load_student
 
 
 class Step(nn.Module):
