@@ -161,7 +161,8 @@ def wrong_map(runner: Runner, split: str = 'val') -> Iterator[str]:
         if hides_matches(coco):
             yield (
                 f'{key}: "id" in "annotations" repeats or is 0, which stands for no '
-                "match in COCO's evaluation: the mAP would be wrong. Number them from 1"
+                "match in COCO's evaluation: the mAP would be wrong. Number them from "
+                '1, or take ctkd_mm.FastCocoMetric'
             )
         part = loop.dataloader.dataset
         if hasattr(loop.evaluator, 'dataset_prefixes'):  # MultiDatasetsEvaluator

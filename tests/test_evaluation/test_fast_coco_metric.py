@@ -246,7 +246,6 @@ def renumber(truth, results, section, change):
         ('annotations', lambda i: -i, False),
         ('annotations', lambda i: i + 0.5, False),
         ('annotations', str, False),
-        ('annotations', lambda i: i % 3, False),  # 0, and repeated
         ('images', lambda i: -i, False),
         ('images', lambda i: i + 0.5 if i < 2**50 else -i, False),
         ('images', lambda i: i + 2**60, False),
@@ -261,6 +260,28 @@ def test_ids_of_every_kind(both, usual, section, change, fast, metric):
     truth, results = copy.deepcopy(usual)
     renumber(truth, results, section, change)
     both(truth, results, fast=fast, metric=metric)
+
+
+@pytest.mark.parametrize('change', [lambda i: i - 1, lambda i: i % 3])
+@pytest.mark.parametrize('with_hotcoco', [True, False])
+def test_no_annotation_hides_behind_its_id(
+    tmp_path, monkeypatch, usual, change, with_hotcoco
+):
+    truth, results = copy.deepcopy(usual)
+    if not with_hotcoco:
+        monkeypatch.setattr(fast_coco_metric, 'hotcoco', None)
+    for i, annotation in enumerate(truth['annotations'], 1):
+        annotation['id'] = i
+    values = []
+    for kind in (CocoMetric, FastCocoMetric):
+        path = tmp_path / f'{kind.__name__}.json'
+        path.write_text(json.dumps(truth))
+        metric = kind(ann_file=str(path), metric=['bbox', 'segm'])
+        metric.dataset_meta = dict(classes=[c['name'] for c in truth['categories']])
+        found = [(dict(img_id=r['img_id']), r) for r in copy.deepcopy(results)]
+        values.append(metric.compute_metrics(found))
+        renumber(truth, [], 'annotations', change)
+    assert values[0] == values[1]
 
 
 @pytest.mark.parametrize('number', [np.nan, np.inf])
