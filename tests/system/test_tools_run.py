@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +26,9 @@ from ctkd_mm.analysis.run_log import read_scalars
 CTKD = 'configs/demo/ctkd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
 TEACHER = 'configs/demo/faster-rcnn_r18-half_fpn_digits.py'
 STUDENT = 'configs/demo/faster-rcnn_r18-eighth_fpn_digits.py'
-ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
+# The launchers call python.
+PATH = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PATH': PATH}
 
 
 def command(tool, *args, options=()) -> list:
@@ -35,10 +38,13 @@ def command(tool, *args, options=()) -> list:
 
 
 def run(root: Path, tool, *args, options=()) -> str:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
     done = subprocess.run(
         command(tool, *args, options=options),
         cwd=root,
-        env=ENV,
+        env={**ENV, 'PORT': port},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
