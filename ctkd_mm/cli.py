@@ -94,7 +94,7 @@ new_pair = Tool(
         'teacher': DETECTOR,
         'student': DETECTOR,
         '--method': dict(default='ctkd', choices=methods(), help='how to distil'),
-        '--teacher-ckpt': dict(help="path or URL; by default the model zoo's"),
+        '--teacher-ckpt': PAIR['--teacher-ckpt'],
         '-o --out': dict(required=True, help='the config to write'),
     },
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.hub import get_config
 from mmengine.utils import get_installed_path
 
-from ctkd_mm.compat.patches import CONFIGS, NAMED
+from ctkd_mm.compat.patches import NAMED, own_config
 from ctkd_mm.utils.messages import nearest
 
 
@@ -26,7 +26,7 @@ def find_config(name: str) -> str:
         ValueError: If there is none; with the nearest name.
     """
     if name.startswith(NAMED):
-        return str(CONFIGS / name[len(NAMED) :])
+        return own_config(name)
     if '::' in name or Path(name).is_file():
         return name
     zoo = Path(get_installed_path('mmdet')) / '.mim' / 'configs'

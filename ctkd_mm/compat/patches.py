@@ -41,6 +41,11 @@ def apply() -> None:
         _allow_mmengine_types()
 
 
+def own_config(name: str) -> str:
+    """Return the path of a config that ``ctkd_mm::...`` names."""
+    return str(CONFIGS / name[len(NAMED) :])
+
+
 def import_config(execute: Callable, module: ModuleType) -> None:
     """Let ``Config.fromfile`` take what ``_base_`` takes: names of configs in packages.
 
@@ -52,7 +57,7 @@ def import_config(execute: Callable, module: ModuleType) -> None:
 
     def get_cfg_path(path: str, filename: str) -> tuple[str, str | None]:
         if path.startswith(NAMED):
-            return str(CONFIGS / path[len(NAMED) :]), None
+            return own_config(path), None
         return find(path, filename)
 
     @wraps(from_file)
