@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Iterable
 
 import numpy as np
 from intervals import Interval, detectable, holm, interval, paired, verdict
-from pictures import is_learned
+from pictures import is_learned, maps, share_of_loss
 from record import DataSet, find_constant, find_temperature
+from scipy.stats import spearmanr
 
 from ctkd_mm.analysis.doctor.diagnose import diagnose
 
@@ -54,6 +56,7 @@ def _section(data: DataSet, logs: Logs) -> str:
         for a, b in data.comparisons
         if a in logs and (b == BEST or b in logs)
     ]
+    pairs = list(dict.fromkeys(pairs))  # the best constant may be a control
     waiting = [run['title'] for name, run in data.runs.items() if name not in logs]
     judged = _judge(logs, pairs)
     halves = [detectable(gain, len(logs[best])) for gain, _ in judged.values()]
@@ -71,6 +74,8 @@ def _section(data: DataSet, logs: Logs) -> str:
         num_compared=len(pairs),
         detectable=f'{np.median(halves):.3f}',
         waiting=f'Not run yet: {", ".join(waiting)}.' if waiting else '',
+        num_distilled=len(logs) - 1,
+        **_ranks(logs),
         **{kind: _changes(data, logs, kind) for kind in data.kinds()},
     )
 
@@ -80,29 +85,12 @@ def is_ready(logs: Logs) -> bool:
     return ALONE in logs and any(name in logs for name in CONSTANT)
 
 
-def maps(logs: list[dict]) -> list[float]:
-    """The seeds' box mAP."""
-    return [log['metrics']['bbox_mAP'] for log in logs]
-
-
 def verdicts(logs: list[dict]) -> str:
     """The doctor's verdicts on the seeds, counted; a dash without a learned tau."""
     if not is_learned(logs):
         return '-'
     found = Counter(', '.join(_diagnose(log)) for log in logs)
     return '; '.join(f'{verdict} ({n})' for verdict, n in found.most_common())
-
-
-def share(logs: list[dict]) -> float | None:
-    """Part of the total loss that the distillation loss is, over the last third."""
-    shares = []
-    for log in logs:
-        kd, total = (log['curves'].get(key) for key in ('distill.loss_kd', 'loss'))
-        if kd is None or total is None:
-            return None
-        parts = [a / b for a, b in zip(kd, total) if a is not None and b is not None]
-        shares.append(np.mean(parts[-(len(parts) // 3) :]))
-    return float(np.mean(shares))
 
 
 def _judge(logs: Logs, pairs: list[tuple[str, str]]) -> dict[tuple, tuple]:
@@ -127,7 +115,7 @@ def _methods(data: DataSet, logs: Logs, names: list[str], judged: dict) -> str:
         lines.append(
             f'| {data.runs[name]["title"]} | {_plain(interval(maps(logs[name])))} '
             f'| {ap50:.3f} | {gain} | {_final_tau(logs[name])} '
-            f'| {_percent(share(logs[name]))} | {verdicts(logs[name])} |'
+            f'| {_percent(share_of_loss(logs[name]))} | {verdicts(logs[name])} |'
         )
     return '\n'.join(lines)
 
@@ -159,7 +147,7 @@ def _changes(data: DataSet, logs: Logs, kind: str) -> str:
             f'| {run["title"]} | {data.runs[base]["title"]} '
             f'| {_plain(interval(maps(logs[name])))} | {_told(*judged[name, base])} '
             f'| {_told(*judged[name, ALONE])} | {_final_tau(logs[name])} '
-            f'| {_percent(share(logs[name]))} | {verdicts(logs[name])} |'
+            f'| {_percent(share_of_loss(logs[name]))} | {verdicts(logs[name])} |'
         )
     return '\n'.join(lines)
 
@@ -180,14 +168,34 @@ def _diagnose(log: dict) -> list[str]:
     return [finding.verdict for finding in found]
 
 
-def _final_tau(logs: list[dict]) -> str:
+def _final_taus(logs: list[dict]) -> list[float]:
     if 'tau' in logs[0]['curves']:
-        taus = [log['curves']['tau'][-1] for log in logs]
-    elif logs[0]['loss_kd'] and 'tau' in find_constant(logs[0]['loss_kd']):
-        taus = [find_constant(log['loss_kd'])['tau'] for log in logs]
-    else:
+        return [log['curves']['tau'][-1] for log in logs]
+    if logs[0]['loss_kd'] and 'tau' in find_constant(logs[0]['loss_kd']):
+        return [find_constant(log['loss_kd'])['tau'] for log in logs]
+    return []
+
+
+def _final_tau(logs: list[dict]) -> str:
+    taus = _final_taus(logs)
+    if not taus:
         return '-'
     return f'{np.mean(taus):.2f} ({min(taus):.2f} to {max(taus):.2f})'
+
+
+def _ranks(logs: Logs) -> dict[str, str]:
+    """Rank correlations of the gain over the student alone, of all runs that distil.
+
+    That with tau is of raw logits: the z-scored are on a scale of their own.
+    """
+    gains = {name: _gain(logs, name, ALONE).mean for name in logs if name != ALONE}
+    shares = {name: share_of_loss(logs[name]) for name in gains}
+    raw = [name for name in gains if 'loss' not in logs[name][0]['loss_kd']]
+    taus = {name: np.mean(_final_taus(logs[name])) for name in raw}
+    return {
+        f'{key}_rank': f'{spearmanr([*x.values()], [gains[name] for name in x])[0]:.2f}'
+        for key, x in (('share', shares), ('tau', taus))
+    }
 
 
 def _told(gain: Interval, said: str) -> str:
@@ -198,8 +206,8 @@ def _plain(value: Interval) -> str:
     return f'{value.mean:.3f} ± {value.half:.3f}'
 
 
-def _percent(value: float | None) -> str:
-    return '-' if value is None else f'{value:.0%}'
+def _percent(value: float) -> str:
+    return '-' if math.isnan(value) else f'{value:.0%}'
 
 
 def _spelled(items: Iterable[str]) -> str:

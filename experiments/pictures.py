@@ -1,8 +1,10 @@
-"""The ledger's pictures: mAP by method, tau over training."""
+"""The ledger's pictures: mAP by method; tau and the loss's share over training."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Sequence
 
 import matplotlib
 import numpy as np
@@ -15,11 +17,45 @@ from record import DataSet
 # The same figures give the same file.
 STYLE = {'svg.hashsalt': 'ledger', 'font.size': 9, 'axes.axisbelow': True}
 CTKD, OTHER = 'tab:orange', 'tab:blue'
+SEEDS = 'mean and range of the seeds'
+KD, GROUPS = ['distill.loss_kd'], ['kd_foreground', 'kd_background']
+PARTS = {
+    'loss_kd in the loss': (KD, ['loss']),
+    'foreground in loss_kd': (GROUPS[:1], GROUPS),
+}
 
 
 def is_learned(logs: list[dict]) -> bool:
     """Whether a run's temperature is learned: whether lambda is in its log."""
     return 'lambda' in logs[0]['curves']
+
+
+def maps(logs: list[dict]) -> list[float]:
+    """The seeds' box mAP."""
+    return [log['metrics']['bbox_mAP'] for log in logs]
+
+
+def shares(log: dict, parts: Sequence[str], whole: Sequence[str]) -> np.ndarray:
+    """Some curves' sum over that of others, an epoch each.
+
+    Args:
+        log: A compact log.
+        parts: Keys of the curves above.
+        whole: Keys of the curves below.
+    """
+    _, epochs = np.unique(log['epochs'], return_inverse=True)
+    sums = [
+        sum(np.bincount(epochs, log['curves'][key]) for key in keys)
+        for keys in (parts, whole)
+    ]
+    return np.divide(*sums)
+
+
+def share_of_loss(logs: list[dict]) -> float:
+    """Part of the total loss that ``loss_kd`` is, over the training; nan without it."""
+    if not _has_share(logs):
+        return math.nan
+    return float(np.mean([shares(log, KD, ['loss']) for log in logs]))
 
 
 def draw_maps(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
@@ -35,7 +71,7 @@ def draw_maps(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
         figure = Figure(figsize=(7.5, 0.36 * len(names) + 0.8), layout='constrained')
         axes = figure.subplots()
         for row, name in enumerate(names):
-            values = [log['metrics']['bbox_mAP'] for log in logs[name]]
+            values = maps(logs[name])
             mean, half, _ = interval(values)
             color = CTKD if is_learned(logs[name]) else OTHER
             axes.plot(values, [row] * len(values), 'o', color=color, alpha=0.35, ms=4)
@@ -64,10 +100,13 @@ def draw_taus(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
         if name in logs and is_learned(logs[name]) and not data.changes(name)
     }
     with matplotlib.rc_context(STYLE):
-        figure, axes = _bands(curves, 'tau', 'iteration')
+        figure = Figure(figsize=(7.5, 4.2), layout='constrained')
+        axes = figure.subplots()
+        _bands(axes, curves, 'iteration', f'tau: {SEEDS}')
         axes.set_yscale('log')
         axes.set_yticks([1, 2, 5, 10, 20], ['1', '2', '5', '10', '20'])
         axes.minorticks_off()
+        axes.legend()
         _save(figure, out)
 
 
@@ -82,26 +121,85 @@ def draw_epochs(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
     curves = {}
     for name in (name for name in data.shown if name in logs):
         steps, *_ = zip(*logs[name][0]['maps'])
-        maps = [[value for _, value in log['maps']] for log in logs[name]]
-        curves[data.runs[name]['title']] = steps, maps
+        values = [[value for _, value in log['maps']] for log in logs[name]]
+        curves[data.runs[name]['title']] = steps, values
     with matplotlib.rc_context(STYLE):
-        _save(_bands(curves, 'box mAP', 'epoch')[0], out)
+        figure = Figure(figsize=(7.5, 4.2), layout='constrained')
+        _bands(
+            figure.subplots(), curves, 'epoch', 'box mAP: mean and range of the seeds'
+        )
+        _save(figure, out)
 
 
-def _bands(curves: dict[str, tuple], label: str, xlabel: str) -> tuple[Figure, Axes]:
+def draw_shares(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
+    """Draw which part of the loss is ``loss_kd``, and which part of that foreground.
+
+    Args:
+        data: The set.
+        logs: The compact logs of its runs; of ``data.shown`` those that distil.
+        out: Path of the SVG.
+    """
+    names = [name for name in data.shown if name in logs and _has_share(logs[name])]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 6.5), layout='constrained')
+        for axes, (label, keys) in zip(figure.subplots(2), PARTS.items()):
+            curves = {}
+            for name in names:
+                values = [shares(log, *keys) for log in logs[name]]
+                steps = range(1, len(values[0]) + 1)
+                curves[data.runs[name]['title']] = steps, values
+            _bands(axes, curves, 'epoch', label)
+            axes.set_ylim(0, 1)
+        axes.legend()
+        _save(figure, out)
+
+
+def draw_gains(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
+    """Draw every run's gain over the student alone, by the share of its loss.
+
+    Args:
+        data: The set.
+        logs: The compact logs of its runs, with 'student' among them.
+        out: Path of the SVG.
+    """
+    runs = sorted(
+        (share_of_loss(logs[name]), name) for name in logs if name != 'student'
+    )
+    alone = maps(logs['student'])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 0.3 * len(runs) + 0.8), layout='constrained')
+        axes = figure.subplots()
+        for row, (_, name) in enumerate(runs):
+            values = maps(logs[name])
+            mean, half, _ = interval(np.subtract(values, alone[: len(values)]))
+            color = CTKD if is_learned(logs[name]) else OTHER
+            axes.errorbar(mean, row, xerr=half, fmt='D', color=color, capsize=3, ms=5)
+        labels = [f'{data.runs[name]["title"]}: {of:.0%}' for of, name in runs]
+        axes.set_yticks(range(len(runs)), labels)
+        axes.invert_yaxis()
+        axes.axvline(0, color='grey', lw=1)
+        axes.set_xlabel(
+            'box mAP over the student alone: mean and 95% interval\n'
+            '(percent: the share of loss_kd in the loss; orange: learned tau)'
+        )
+        axes.grid(axis='x', alpha=0.3)
+        _save(figure, out)
+
+
+def _has_share(logs: list[dict]) -> bool:
+    return {*KD, 'loss'} <= logs[0]['curves'].keys()
+
+
+def _bands(axes: Axes, curves: dict[str, tuple], xlabel: str, ylabel: str) -> None:
     """Draw curves by title, (steps, values of each seed): the mean, and a band."""
-    figure = Figure(figsize=(7.5, 4.2), layout='constrained')
-    axes = figure.subplots()
     for title, (steps, values) in curves.items():
         values = np.array(values, float)
         (line,) = axes.plot(steps, values.mean(0), label=title)
         color = line.get_color()
         axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2)
     axes.set_xlabel(xlabel)
-    axes.set_ylabel(f'{label}: mean and range of the seeds')
-    axes.legend()
+    axes.set_ylabel(ylabel)
     axes.grid(alpha=0.3)
-    return figure, axes
 
 
 def _save(figure: Figure, out: Path) -> None:

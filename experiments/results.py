@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from page import is_ready, write_page
-from pictures import draw_epochs, draw_maps, draw_taus
+from pictures import draw_epochs, draw_gains, draw_maps, draw_shares, draw_taus
 from record import DataSet, load_sets
 
 
@@ -48,6 +48,8 @@ def rebuild(docs: Path = Path('docs')) -> None:
         draw_taus(data, logs[name], docs / f'results_tau_{name}.svg')
         if set(data.shown) & logs[name].keys():
             draw_epochs(data, logs[name], docs / f'results_epochs_{name}.svg')
+            draw_shares(data, logs[name], docs / f'results_shares_{name}.svg')
+            draw_gains(data, logs[name], docs / f'results_gains_{name}.svg')
 
 
 if __name__ == '__main__':

@@ -42,7 +42,10 @@ class RowSharesHook(Hook):
         """Put both parts into the log, where it takes a line."""
         last = self.end_of_epoch(runner.train_dataloader, batch_idx)
         logged = last or self.every_n_inner_iters(batch_idx, self.interval)
-        if logged and 'args' in self.seen:  # else the distillation was stopped
+        if logged and 'args' not in self.seen:  # the distillation was stopped
+            for name in ('foreground', 'background'):
+                runner.message_hub.update_scalar(f'train/kd_{name}', 0)
+        elif logged:
             loss = copy.deepcopy(self.loss)  # a temperature keeps its last tau
             loss._forward_hooks.clear()
             foreground = self.seen['labels'] < self.background

@@ -215,6 +215,41 @@ def test_every_runs_mean_and_interval_are_scipys(sets, root):
             assert shown[title] == pytest.approx([np.mean(values), half], abs=6e-4)
 
 
+def make_log(bbox_map: float, tau: float, kd: list[float]) -> dict:
+    """A compact log of two epochs of two lines; the loss is 4 in each of them."""
+    return dict(
+        metrics=dict(bbox_mAP=bbox_map),
+        epochs=[1, 1, 2, 2],
+        curves={'distill.loss_kd': kd, 'loss': [4.0] * 4},
+        loss_kd=dict(tau=tau),
+    )
+
+
+def test_a_share_is_the_mean_of_the_epochs(experiments):
+    pictures = experiments('pictures')
+    log = make_log(0.3, 2, [4, 2, 1, 1])  # 6 of 8, then 2 of 8
+    assert pictures.shares(log, pictures.KD, ['loss']).tolist() == [0.75, 0.25]
+    stopped = make_log(0.3, 2, [4, 4, 0, 0])
+    assert pictures.share_of_loss([log, log]) == 0.5
+    assert pictures.share_of_loss([log, stopped]) == 0.5
+    assert np.isnan(pictures.share_of_loss([dict(curves={})]))
+
+
+def test_ranks_order_the_gains_by_share_and_by_tau(experiments):
+    logs = dict(
+        student=[make_log(0.3, 0, [0] * 4)] * 2,
+        light=[make_log(0.4, 8, [1] * 4)] * 2,
+        even=[make_log(0.3, 1, [2] * 4)] * 2,
+        heavy=[make_log(0.2, 2, [3] * 4)] * 2,
+        zscored=[{**make_log(0.1, 99, [4] * 4), 'loss_kd': dict(loss=dict(tau=99))}]
+        * 2,
+    )
+    # The more share, the less gain; of tau 8, 1, 2 the gains have ranks 3, 2, 1: the
+    # differences of ranks are 0, 1, 1, so 1 - 6 · 2 / (3 · 8) = 0.5.
+    ranks = experiments('page')._ranks(logs)
+    assert ranks == dict(share_rank='-1.00', tau_rank='0.50')
+
+
 @pytest.mark.usefixtures('pinned_matplotlib')
 def test_rebuilding_changes_no_byte(experiments, root, tmp_path):
     experiments('results').rebuild(tmp_path)
