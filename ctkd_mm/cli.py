@@ -78,7 +78,7 @@ check = Tool(
 )
 suggest_temperature = Tool(
     'analysis.suggest_temperature',
-    "Suggest tau_init, tau_range and tau_start from the logits of a config's pair",
+    "Suggest a temperature's range and a loss weight from the logits of a pair",
     {
         **CONFIG,
         '--images': dict(type=int, default=16, help='training images to look at'),
