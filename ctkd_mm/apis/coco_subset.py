@@ -24,9 +24,11 @@ def coco_subset(ann_file: str, images: int, out: str, seed: int = 0) -> list[str
         What was written and how to use it, a line each.
 
     Raises:
-        ValueError: If the set has fewer images.
+        ValueError: If ``images`` is below 1, or the set has fewer.
         OSError: If ``out`` exists or cannot be written.
     """
+    if images < 1:
+        raise ValueError(f'--images is {images}: keep 1 or more')
     coco = json.loads(Path(ann_file).read_bytes())
     drawn = set(random.Random(seed).sample([i['id'] for i in coco['images']], images))
     subset = {

@@ -28,6 +28,8 @@ def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Pa
     Raises:
         ValueError: If the checkpoint holds no student, for example because it is
             a plain detector's.
+        OSError: If there is no such file.
+        pickle.UnpicklingError: If it is damaged or holds more than weights.
     """
     checkpoint = Path(checkpoint)
     out = Path(out or checkpoint.with_name(f'{checkpoint.stem}_student.pth'))

@@ -76,7 +76,8 @@ def render(
         distiller=distiller,
         teacher=_path(teacher, folder, HERE),
         teacher_ckpt=_path(teacher_ckpt, folder, HERE),
-        loop=bare(student_cfg.train_cfg.type).replace('Resumable', ''),
+        loop=_loop(student_cfg.train_cfg),
+        by_epoch='by_epoch' in student_cfg.train_cfg,
         num_classes=_num_classes(method_cfg, student_cfg.model),
         by_name=_classes(student_cfg.model) < _classes(teacher_cfg.model),
         ramps=_ramps(method_cfg, student_cfg.train_cfg),
@@ -92,6 +93,12 @@ def _path(path: str | Path, folder: Path | None, start: str = '') -> str:
     if folder is None or os.path.realpath(folder) != os.path.abspath(folder):
         return Path(os.path.abspath(path)).as_posix()
     return start + Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _loop(train_cfg: dict) -> str:
+    """Name of MMEngine's loop; ``by_epoch`` stands for it where there is no type."""
+    kind = 'EpochBasedTrainLoop' if train_cfg.get('by_epoch') else 'IterBasedTrainLoop'
+    return bare(train_cfg.get('type', kind)).replace('Resumable', '')
 
 
 def _num_classes(method: Config, student: dict) -> int | None:
@@ -115,7 +122,7 @@ def _ramps(method: Config, train_cfg: dict) -> list[tuple[int, int, int]]:
     training in iterations has no epochs: there the ramp takes the same share of the
     iterations as of 12 epochs.
     """
-    if not train_cfg.type.endswith('IterBasedTrainLoop'):
+    if _loop(train_cfg) != 'IterBasedTrainLoop':
         return []
     return [
         (i, hook.end, round(train_cfg.max_iters * hook.end / EPOCHS_1X))

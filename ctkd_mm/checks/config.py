@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ctkd_mm.engine.hooks.curriculum_hook import CurriculumHook
 from ctkd_mm.engine.optim.merged_constructor import OF_ANY_MODEL
 from ctkd_mm.models.temperatures.gradient_reversal import GradientReversal
-from ctkd_mm.utils.config import bare
+from ctkd_mm.utils.config import bare, walk
 from ctkd_mm.utils.model import data_sets, has_loaded, unwrapped
 
 # Settings of a method's config, and the places where they are read.
@@ -30,8 +30,9 @@ def left_at_the_top(runner: Runner) -> Iterator[str]:
 
     The shipped configs move them: ``model = dict(loss_kd=_base_.pop('loss_kd'))``.
     """
+    read = dict(walk({**runner.cfg}))
     for key, place in READ_AT.items():
-        if runner.cfg.get(key):
+        if runner.cfg.get(key) and runner.cfg[key] != read.get(place):
             yield (
                 f'{key} at the top level of the config is not read: write {place}, in '
                 f"a config that inherits it {key}=_base_.pop('{key}')"
@@ -44,8 +45,8 @@ def other_constructor(cfg: Config) -> Iterator[str]:
     Below a distiller there are none: MMDetection's own fails, others would silently
     take each layer for one behind the backbone.
     """
-    kind = cfg.optim_wrapper.get('constructor') or OF_ANY_MODEL[0]
-    if 'architecture' in cfg.model and bare(kind) not in OF_ANY_MODEL:
+    kind = cfg.get('optim_wrapper', {}).get('constructor') or OF_ANY_MODEL[0]
+    if 'architecture' in cfg.get('model', {}) and bare(kind) not in OF_ANY_MODEL:
         yield (
             f'optim_wrapper.constructor={kind!r} gets the distiller, no detector. '
             "Write constructor='ctkd_mm.MergedOptimWrapperConstructor', "
@@ -56,21 +57,19 @@ def other_constructor(cfg: Config) -> Iterator[str]:
 def other_classes(runner: Runner) -> Iterator[str]:
     """Find heads whose ``num_classes`` is not that of the data.
 
-    Source: MMDetection's ``NumClassCheckHook``, which no config has by default.
+    MMDetection's ``NumClassCheckHook``, which no config has by default, refuses sound
+    panoptic detectors and RPNs too.
     """
-    from mmdet.engine.hooks import NumClassCheckHook
-
-    # Of a classifier the hook would compare the data preprocessor too.
-    detects = any('bbox_head' in name for name, _ in runner.model.named_modules())
     for key, part in data_sets(runner):
-        if detects and (getattr(part, 'metainfo', None) or {}).get('classes'):
-            # The hook takes the metainfo of a wrapper for a dict; it may be a list.
-            loader = SimpleNamespace(dataset=part)
-            shown = SimpleNamespace(model=runner.model, train_dataloader=loader)
-            try:
-                NumClassCheckHook().before_train_epoch(shown)
-            except AssertionError as error:
-                yield f'{key}.metainfo.classes do not fit a head: {error}'
+        meta = getattr(part, 'metainfo', None) or {}
+        wanted = len(meta.get('thing_classes') or meta.get('classes') or ())
+        for name, head in runner.model.named_modules():
+            found = getattr(head, 'num_classes', wanted)
+            if wanted and found != wanted and re.search('(bbox|mask)_head', name):
+                yield (
+                    f'model.{name}.num_classes is {found}, but {key}.metainfo.classes '
+                    f'has {wanted} names: make them equal'
+                )
 
 
 def no_curriculum(runner: Runner) -> Iterator[str]:

@@ -14,6 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ctkd_mm.checks.preflight_hook import PreflightHook
+from ctkd_mm.utils.config import bare
 
 
 class Stopped(Exception):
@@ -46,6 +47,10 @@ def start(cfg: Config) -> Runner:
         cfg.experiment_name = Path(work_dir).name
         visualizer = cfg.get('visualizer') or {}
         visualizer.update(name=cfg.experiment_name, save_dir=work_dir)
+        # A tracker's would open a run there.
+        backends = visualizer.get('vis_backends') or ()
+        local = [b for b in backends if bare(b['type']) == 'LocalVisBackend']
+        visualizer.update(vis_backends=local)
         if not cfg.get('load_from'):
             cfg.resume = False  # what is to be resumed lies elsewhere
         runner = RUNNERS.build(cfg)  # as MMDetection's tools/train.py, if runner_type

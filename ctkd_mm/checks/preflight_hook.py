@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ctkd_mm.checks import config, data, start
@@ -13,7 +15,6 @@ from ctkd_mm.checks.teacher import match_classes
 from ctkd_mm.evaluation.teacher_map import evaluate_teacher
 from ctkd_mm.models.teachers.load import adopt_teacher, teacher_of
 from ctkd_mm.registry import HOOKS
-from ctkd_mm.utils.messages import warn
 from ctkd_mm.utils.model import data_sets, resumes, teaching, trains, unwrapped
 
 # Faults that no error shows, and that come from distillation or from the shipped
@@ -149,6 +150,6 @@ def _first_refusal(runner: Runner) -> str | None:
             for fault in rule(runner):
                 if verdict == 'refuse':
                     return fault
-                warn(fault)
+                print_log(fault, 'current', logging.WARNING)
         except Exception as error:  # the other ranks wait for a result
             return f'{name}: {type(error).__name__}: {error}'

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -45,8 +44,12 @@ class RepairingFinder(MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
         """Find a module's spec, as :class:`importlib.abc.MetaPathFinder` asks."""
-        repaired = fullname in self.repairs
-        spec = PathFinder.find_spec(fullname, path) if repaired else None
+        if fullname not in self.repairs:
+            return None
+        # An editable install has a finder of its own.
+        others = (found for found in sys.meta_path if found is not self)
+        specs = (found.find_spec(fullname, path, target) for found in others)
+        spec = next(filter(None, specs), None)
         if spec is not None:
             execute = spec.loader.exec_module
             spec.loader.exec_module = partial(self.repairs[fullname], execute)

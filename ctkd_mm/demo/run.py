@@ -68,7 +68,8 @@ class Demo:
         """
         config, out = self.runs[name], self.work_dir / name
         last = out / f'epoch_{Config.fromfile(config).train_cfg.max_epochs}.pth'
-        if not last.is_file():  # AtomicCheckpointHook never leaves half a file
+        if not (last.is_file() and read_metrics(out)):
+            last.unlink(missing_ok=True)  # it was stopped before its validation
             log = self.work_dir / f'{name}.log'
             _train(log, config, '--work-dir', out, '--resume')
         return last

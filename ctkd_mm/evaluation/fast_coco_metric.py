@@ -29,7 +29,7 @@ def hides_matches(api: Any) -> bool:
     Args:
         api: A ``COCO`` of pycocotools, which keeps one annotation of each id.
     """
-    repeated = len(api.anns) < len(api.dataset['annotations'])
+    repeated = len(api.anns) < len(api.dataset.get('annotations', ()))
     return repeated or not api.anns.keys().isdisjoint((0, '0'))
 
 
@@ -38,7 +38,9 @@ class FastCocoMetric(CocoMetric):
     """``CocoMetric`` with the same results, to the bit, in less time.
 
     Of annotations whose id is 0 or repeats CocoMetric takes a match for none, or one
-    annotation for another; here they get ids of their own, and count as all others.
+    annotation for another; here they get ids of their own, and count as all others. And
+    where the ids of categories do not rise in the file, CocoMetric puts the AP of one
+    class under the name of another; here it stands under its own.
 
     ``CocoMetric`` itself counts, in its own time, where hotcoco is not installed; where
     ``ann_file`` is not given or ``outfile_prefix`` asks for files; ``proposal_fast``;
@@ -136,7 +138,8 @@ class FastCocoMetric(CocoMetric):
             precision: (IoU, recall, class, area, detections of an image).
         """
         values, lines = {}, [('category', *PRECISIONS)]
-        for index, category in enumerate(self._coco_api.loadCats(self.cat_ids)):
+        categories = self._coco_api.loadCats(sorted(self.cat_ids))
+        for index, category in enumerate(categories):
             areas = np.moveaxis(precision[:, :, index, :, -1], -1, 0)
             means = []
             for part in (areas[0], areas[0, 0], areas[0, 5], *areas[1:]):

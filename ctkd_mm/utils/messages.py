@@ -1,12 +1,9 @@
-"""Parts of messages: lists of names, the nearest name, warnings."""
+"""Parts of messages: lists of names, the nearest name."""
 
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Iterable
-
-from mmengine.logging import print_log
 
 
 def some(names: Iterable[str], shown: int = 3) -> str:
@@ -36,8 +33,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(name, list(known), 1)
     return f': did you mean {near[0]}?' if near else ''
-
-
-def warn(message: str) -> None:
-    """Log a warning where MMEngine logs."""
-    print_log(message, logger='current', level=logging.WARNING)

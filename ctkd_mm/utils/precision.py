@@ -69,6 +69,11 @@ def float32_for_mmcv() -> Iterator[None]:
         yield
 
 
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """Widen half precision; the sums of a loss lose too much in it."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def _float32(value: Any) -> Any:
     """Cast the half-precision tensors in nested lists and tuples."""
     if isinstance(value, (list, tuple)):

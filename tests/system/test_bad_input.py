@@ -120,7 +120,7 @@ BAD_CONFIG = {
     ),
     'data of fewer classes': (
         {f'{TRAIN}.metainfo.classes': tuple('012345678')},
-        [f'{TRAIN}.metainfo.classes do not fit a head: ', 'num_classes', '10', '9'],
+        ['bbox_head.num_classes is 10', f'{TRAIN}.metainfo.classes has 9 names'],
     ),
     'classes in another order': (
         {f'{TRAIN}.metainfo.classes': tuple('9876543210')},

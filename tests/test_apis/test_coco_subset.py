@@ -80,6 +80,13 @@ def test_all_images_are_all_images(tmp_path):
     assert json.loads((tmp_path / 'part.json').read_text()) == coco
 
 
+def test_no_image_at_all_is_refused(tmp_path):
+    out = tmp_path / 'part.json'
+    with pytest.raises(ValueError, match='--images is 0: keep 1 or more'):
+        coco_subset(write(set_of('a'), tmp_path), 0, str(out))
+    assert not out.exists()
+
+
 def test_what_is_kept_is_kept_whole_and_in_its_order(tmp_path):
     coco = set_of('a', '', 'ab', 'bc', 'c', crowds='b')
     source, out = write(coco, tmp_path), tmp_path / 'part.json'

@@ -260,6 +260,23 @@ def test_the_ramp_takes_the_same_share_of_iterations(tmp_path):
     assert hook.end == 90000 * 5 / 12
 
 
+@pytest.mark.parametrize(
+    ('by_epoch', 'length', 'loop'),
+    [
+        (True, 'max_epochs=12', 'EpochBasedTrainLoop'),
+        (False, 'max_iters=90', 'IterBasedTrainLoop'),
+    ],
+)
+def test_a_schedule_may_be_written_without_the_type_of_its_loop(
+    tmp_path, by_epoch, length, loop
+):
+    text = f'train_cfg = dict(_delete_=True, by_epoch={by_epoch}, {length})'
+    student = derived(tmp_path / 'student.py', f'mmdet::faster_rcnn/{FASTER}.py', text)
+    cfg = rendered(student, 'ctkd', tmp_path)
+    key, value = length.split('=')
+    assert cfg.train_cfg == {'type': f'ctkd_mm.Resumable{loop}', key: int(value)}
+
+
 def test_a_student_may_have_variables_named_as_the_methods(tmp_path):
     lines = 'paramwise_cfg = dict(norm_decay_mult=0)', 'custom_hooks = None'
     student = derived(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import MODELS
 
 from ctkd_mm import CTKDLoss, CurriculumHook, GlobalTemperature
@@ -33,7 +34,11 @@ def test_a_methods_setting_at_the_top_level_is_told_with_its_place(key, place):
     assert f"write {place}, in a config that inherits it {key}=_base_.pop('{key}')" in (
         line
     )
-    for sound in ({'model': {key: 1}}, {key: None}):
+    *parents, last = place.split('.')
+    read = {last: 1}
+    for parent in reversed(parents):
+        read = {parent: read}
+    for sound in ({'model': {key: 1}}, {key: None}, {key: 1, **read}):
         assert list(left_at_the_top(SimpleNamespace(cfg=sound))) == []
 
 
@@ -52,6 +57,7 @@ def test_a_constructor_that_may_look_for_a_detectors_names_is_told():
     )
     cfg.model = dict(type='FasterRCNN')  # a detector alone
     assert list(other_constructor(cfg)) == []
+    assert list(other_constructor(Config())) == []  # a Runner made in Python
 
 
 def test_a_learnable_temperature_without_the_hook_is_told_by_its_path():
@@ -76,10 +82,26 @@ def test_heads_of_another_number_of_classes_are_told_with_both(student_cfg):
     model = MODELS.build(student_cfg)
     assert list(other_classes(with_data(model, named(tuple('0123456789'))))) == []
     (line,) = other_classes(with_data(model, named(tuple('012345678'))))
-    assert line.startswith(
-        'train_dataloader.dataset.metainfo.classes do not fit a head: '
+    assert line == (
+        'model.roi_head.bbox_head.num_classes is 10, but '
+        'train_dataloader.dataset.metainfo.classes has 9 names: make them equal'
     )
-    assert '10' in line and '9' in line
+
+
+@pytest.mark.parametrize(
+    ('name', 'metainfo'),
+    [
+        ('cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco', {}),
+        ('panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco', dict(thing_classes='c' * 80)),
+    ],
+)
+def test_rpns_and_panoptic_heads_have_classes_of_their_own(name, metainfo):
+    cfg = get_config(f'mmdet::{name}.py').model
+    cfg.backbone = dict(type='ResNet', depth=18, base_channels=4)
+    cfg.neck.in_channels = [4, 8, 16, 32]
+    classes = tuple(map(str, range(133 if metainfo else 80)))
+    dataset = SimpleNamespace(metainfo=dict(classes=classes, **metainfo))
+    assert list(other_classes(with_data(MODELS.build(cfg), dataset))) == []
 
 
 def test_each_part_of_data_is_compared_whatever_its_wrapper_says(student_cfg):
@@ -87,9 +109,7 @@ def test_each_part_of_data_is_compared_whatever_its_wrapper_says(student_cfg):
     # As MMDetection's ConcatDataset of parts whose metainfo differs.
     both = SimpleNamespace(datasets=sets, metainfo=[part.metainfo for part in sets])
     (line,) = other_classes(with_data(MODELS.build(student_cfg), both))
-    assert line.startswith(
-        'train_dataloader.dataset.datasets.1.metainfo.classes do not fit a head: '
-    )
+    assert 'train_dataloader.dataset.datasets.1.metainfo.classes has 9 names' in line
 
 
 @pytest.mark.parametrize('metainfo', [None, {}])

@@ -79,9 +79,24 @@ except ImportError as error:
 """
 
 
+# As pip's editable install of a package in another folder.
+EDITABLE = """
+import sys
+from importlib.machinery import PathFinder
+
+class Editable:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, path or [{!r}])
+
+sys.meta_path.insert(0, Editable)
+"""
+
+
 @pytest.mark.process
+@pytest.mark.parametrize('editable', [False, True])
 def test_another_mmcv_passes_mmrazors_check_and_another_mmrazor_is_untouched(
-    root, tmp_path
+    root, tmp_path, editable
 ):
     quantization = 'mmrazor/structures/quantization'
     write_tree(
@@ -95,7 +110,10 @@ def test_another_mmcv_passes_mmrazors_check_and_another_mmrazor_is_untouched(
             f'{quantization}/qconfig.py': "QConfigHandler = 'the real one'",
         },
     )
-    run_python(OTHERS, root, tmp_path)
+    if editable:
+        run_python(EDITABLE.format(str(tmp_path)) + OTHERS, root)
+    else:
+        run_python(OTHERS, root, tmp_path)
 
 
 class Net(BaseModel):

@@ -8,7 +8,6 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
 from ctkd_mm.engine.hooks.temperature_log_hook import TemperatureLogHook
-from ctkd_mm.models.losses.kd_loss import check_factor
 from ctkd_mm.models.temperatures.gradient_reversal import set_lambda
 from ctkd_mm.models.temperatures.ramps import cosine_curriculum, progress
 from ctkd_mm.models.temperatures.scheduled import set_progress
@@ -104,8 +103,7 @@ class CurriculumHook(RampHook):
     ) -> None:
         super().__init__(end, begin, by_epoch)
         self.bounds = dict(lambda_min=lambda_min, lambda_max=lambda_max)
-        for key, value in self.bounds.items():
-            check_factor(key, value, 'stops tau; GradientReversal carries the minus')
+        self.lambda_ = cosine_curriculum(0, end, begin, **self.bounds)  # checks them
 
     def set(self, runner: Runner, epoch: int) -> int:
         """Set lambda."""

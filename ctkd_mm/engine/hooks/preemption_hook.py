@@ -74,10 +74,8 @@ class PreemptionHook(Hook):
         Raises:
             SystemExit: With code 75, in every process.
         """
-        # No checkpoint holds gradients that are being accumulated, and an iteration-
-        # based loop resumed before a validation would skip it.
-        updated = all(wrapper.should_update() for wrapper in optim_wrappers(runner))
-        if self._agree() and updated and not _validates_next(runner):
+        # An iteration-based loop resumed before a validation would skip it.
+        if self._agree() and _has_updated(runner) and not _validates_next(runner):
             self._save_and_exit(runner, runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
@@ -87,6 +85,8 @@ class PreemptionHook(Hook):
             SystemExit: With code 75, in every process.
         """
         if not self._training or not _is_common(runner, batch_idx) or not self._agree():
+            return
+        if not _has_updated(runner):
             return
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
@@ -144,6 +144,11 @@ class PreemptionHook(Hook):
         for signum in self._handlers:
             signal.signal(signum, signal.SIG_IGN)
         raise SystemExit(EXIT_CODE)
+
+
+def _has_updated(runner: Runner) -> bool:
+    """Whether no gradients are being accumulated, which no checkpoint holds."""
+    return all(wrapper.should_update() for wrapper in optim_wrappers(runner))
 
 
 def _is_common(runner: Runner, batch_idx: int) -> bool:

@@ -107,9 +107,10 @@ class DenseLogitDistill(LogitDistill):
             loss_forward_mappings=dict(loss_kd=preds),
         )
 
-    def run_teacher(self, feats: Sequence[Tensor]) -> None:
+    def run_teacher(self, feats: Sequence[Tensor]) -> bool:
         """Make the teacher's head score its own features of the same images."""
         self.teacher.bbox_head(feats)
+        return True
 
     def check_heads(self) -> list[str]:
         """Check both models' levels and logits; see ``check_dense_head``."""

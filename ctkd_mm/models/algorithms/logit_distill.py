@@ -144,11 +144,14 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         """
         raise NotImplementedError
 
-    def run_teacher(self, feats: Sequence[Tensor]) -> None:
+    def run_teacher(self, feats: Sequence[Tensor]) -> bool:
         """Make the teacher score the student's places of this step; no gradient.
 
         Args:
             feats: What the teacher's ``extract_feat`` returns.
+
+        Returns:
+            Whether the student has any.
         """
         raise NotImplementedError
 
@@ -184,8 +187,8 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
 
         Returns:
             Scalars: ``student.*`` as MMDetection names them, and ``distill.loss_kd``
-            with any further ``distill.*`` of the config. The latter are 0, and the
-            teacher does not run, after MMRazor's ``StopDistillHook``.
+            with any further ``distill.*`` of the config. The latter are 0 in a step
+            without any place, and, without a teacher's step, after ``StopDistillHook``.
 
         Raises:
             RuntimeError: If the teacher has no weights.
@@ -193,7 +196,7 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
         if self.teacher_sha256 is None:
             raise RuntimeError('the teacher has no weights: call init_weights() first')
         distilling = not self.distillation_stopped
-        feats = None
+        feats, compared = None, False
         if distilling and not self._watched:
             # Before the student's activations fill the memory.
             with self.teaching():
@@ -206,21 +209,20 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
                 # The student's places are known now.
                 if feats is None:
                     feats = self.teacher.extract_feat(teacher_inputs)
-                self.run_teacher(feats)
+                compared = self.run_teacher(feats)
+        if compared:
             distill_losses = self.distiller.compute_distill_losses()
         else:
             # DDP waits for every parameter; MMEngine logs old values of missing keys.
-            zeros = ((0 * p).sum() for p in self.distiller.parameters())
+            idle = self if distilling else self.distiller  # no place, no last layers
+            zeros = ((0 * p).sum() for p in idle.parameters())
             zero = sum(zeros, batch_inputs.new_zeros(()))
             distill_losses = dict.fromkeys(self.distiller.distill_losses, zero)
-        self._release_records()
-        return {**losses, **add_prefix(distill_losses, 'distill')}
-
-    def _release_records(self) -> None:
         # Recorders would hold the step's activations until the next step.
         parts = self.distiller.student_recorders, self.distiller.teacher_recorders
         for recorder in (r for part in parts for r in part.recorders.values()):
             recorder.reset_data_buffer()
+        return {**losses, **add_prefix(distill_losses, 'distill')}
 
 
 def _join(distiller: dict, ours: dict, loss_kd: dict) -> dict:
@@ -244,5 +246,5 @@ def _join(distiller: dict, ours: dict, loss_kd: dict) -> dict:
                 f'distiller.{key} may not use the names {taken}: they belong to '
                 'loss_kd; rename them'
             )
-        joined[key] = {**theirs, **entries}
+        joined[key] = {**entries, **theirs}  # the doctor counts temperatures in order
     return joined

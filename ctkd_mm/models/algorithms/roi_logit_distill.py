@@ -90,13 +90,12 @@ class RoILogitDistill(LogitDistill):
             loss_forward_mappings=dict(loss_kd=mappings),
         )
 
-    def run_teacher(self, feats: Sequence[Tensor]) -> None:
+    def run_teacher(self, feats: Sequence[Tensor]) -> bool:
         """Make the teacher's box head score the student's RoIs."""
         rois = self._student_rois(feats[0])
         if len(rois):
             roi_head.box_forward(self.teacher, feats, rois, self.teacher_stage)
-        else:
-            self._record_no_roi(rois)
+        return bool(len(rois))
 
     def _student_rois(self, level: Tensor) -> Tensor:
         """Find the RoIs, (N, 5), that the student's recorded logits are of."""
@@ -115,19 +114,6 @@ class RoILogitDistill(LogitDistill):
                 'student that does not multiply the batch before its bbox_head'
             )
         return rois
-
-    def _record_no_roi(self, rois: Tensor) -> None:
-        """Record what MMDetection does not compute, or cannot, where no RoI is."""
-        student = self.distiller.student_recorders.recorders
-        teacher = self.distiller.teacher_recorders.recorders
-        heads = self.check_pair(self.student, self.teacher)
-        logits = [(rois.new_empty(0, head.num_classes + 1),) for head in heads]
-        teacher['roi_logits'].data_buffer.append(logits[1])
-        if not student['roi_logits'].data_buffer:  # else they carry the graph
-            student['roi_logits'].data_buffer.append(logits[0])
-        if 'roi_labels' in student:
-            labels = rois.new_empty(0, dtype=torch.long)
-            student['roi_labels'].data_buffer.append((None, labels))
 
     def check_heads(self) -> list[str]:
         """Check both models' feature strides and logits; see ``check_roi_head``."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ctkd_mm.models.losses.kd_loss import at_least_float32
 from ctkd_mm.utils.messages import nearest, some
+from ctkd_mm.utils.precision import at_least_float32
 
 
 def has_sigmoid(head: nn.Module) -> bool:
@@ -49,12 +49,17 @@ class TeacherClasses(nn.Module):
         teacher: The teacher's head.
 
     Raises:
-        ValueError: If a class of the student has none of the teacher's, or two have the
-            same.
+        ValueError: If ``classes`` is another string, if a class of the student has none
+            of the teacher's, or two have the same.
     """
 
     def __init__(self, classes: Any, student: nn.Module, teacher: nn.Module) -> None:
         super().__init__()
+        if isinstance(classes, str) and classes != 'by name':
+            raise ValueError(
+                f"model.teacher_classes={classes!r} must be 'by name' or a list of the "
+                "teacher's classes in the student's order"
+            )
         self.classes, self.sigmoid, self.found = classes, has_sigmoid(teacher), False
         self.own, self.known = student.num_classes, teacher.num_classes
         # Not in checkpoints: config and data tell it again. As long from the start, as

@@ -7,7 +7,8 @@ from mmengine.dist import all_reduce
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ctkd_mm.models.losses.kd_loss import SoftLoss, check_factor, tempered_logits
+from ctkd_mm.models.losses.kd_loss import SoftLoss, tempered_logits
+from ctkd_mm.models.temperatures.base import check_factor
 from ctkd_mm.registry import MODELS
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-
 import torch
 from torch import Tensor, nn
 
+from ctkd_mm.models.temperatures.base import check_factor
 from ctkd_mm.registry import MODELS, built
+from ctkd_mm.utils.precision import at_least_float32
 
 
 def tempered_logits(
@@ -98,27 +97,6 @@ def kl_div(log_S: Tensor, log_T: Tensor) -> Tensor:
     return (log_T.exp() * (log_T - log_S)).sum(dim=1, keepdim=True)
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """Widen half precision; the sums of a loss lose too much in it."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def check_factor(name: str, value: float, zero: str) -> float:
-    """Return a factor of a loss or of its gradient.
-
-    Args:
-        name: Its key in the config.
-        value: The factor.
-        zero: What 0 does.
-
-    Raises:
-        ValueError: If it is negative, infinite or no number.
-    """
-    if not (isinstance(value, Real) and 0 <= value < math.inf):
-        raise ValueError(f'{name} must be >= 0 and finite, got {value!r}: 0 {zero}')
-    return value
-
-
 class SoftLoss(nn.Module):
     """Base class of losses at a learnable temperature; :meth:`divergence` differs.
 
@@ -133,7 +111,7 @@ class SoftLoss(nn.Module):
             as well as the student's descent.
 
     Raises:
-        ValueError: If ``loss_weight`` is negative.
+        ValueError: If ``loss_weight`` is negative, not finite or no number.
     """
 
     def __init__(self, temperature: nn.Module | dict, loss_weight: float = 1.0) -> None:

@@ -11,9 +11,9 @@ from mmdet.models.losses.kd_loss import knowledge_distillation_kl_div_loss
 from mmrazor.models.losses import DKDLoss
 from torch import Tensor, nn
 
-from ctkd_mm.models.losses.kd_loss import at_least_float32
 from ctkd_mm.models.temperatures.fixed import ConstantTemperature
 from ctkd_mm.registry import MODELS, built
+from ctkd_mm.utils.precision import at_least_float32
 
 # What OpenMMLab's losses call it.
 NAMES = ('tau', 'T')
@@ -146,6 +146,6 @@ def _find_number(loss: nn.Module) -> str:
             return name
     raise ValueError(
         f'WithTemperature: loss={type(loss).__name__} has no temperature, expected a '
-        f'number as its attribute {" or ".join(NAMES)}: take such a loss, as '
-        'mmrazor.KLDivergence; those of ctkd_mm take temperature themselves'
+        f'number as its attribute {" or ".join(NAMES)}: take such a loss, or '
+        'ctkd_mm.CTKDLoss, which takes temperature itself'
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ctkd_mm.models.losses.kd_loss import at_least_float32
 from ctkd_mm.models.temperatures.fixed import spread
 from ctkd_mm.registry import MODELS, built
+from ctkd_mm.utils.precision import at_least_float32
 
 
 class AroundLoss(nn.Module):

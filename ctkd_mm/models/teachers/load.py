@@ -88,6 +88,8 @@ def load_student(student: BaseModel, checkpoint: str | Path) -> None:
 
     Raises:
         ValueError: If a weight is missing, unexpected or of another shape.
+        OSError: If there is no such file.
+        pickle.UnpicklingError: If it is damaged or holds more than weights.
     """
     loaded = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')
     weights = state_dict_of(loaded, checkpoint)

@@ -44,6 +44,22 @@ def check_tau(key: str, value: float) -> float:
     return float(value)
 
 
+def check_factor(name: str, value: float, zero: str) -> float:
+    """Return a factor of a loss or of its gradient.
+
+    Args:
+        name: Its key in the config.
+        value: The factor.
+        zero: What 0 does.
+
+    Raises:
+        ValueError: If it is negative, infinite or no number.
+    """
+    if not (isinstance(value, Real) and 0 <= value < math.inf):
+        raise ValueError(f'{name} must be >= 0 and finite, got {value!r}: 0 {zero}')
+    return value
+
+
 def find_temperatures(model: nn.Module) -> dict[str, Temperature]:
     """Find every temperature in a model, learnable or not, by its path there.
 

@@ -46,7 +46,7 @@ class LearnedTemperature(Temperature):
         self.tau_range = check_tau('tau_range', tau_range)
         self.raw_start = PAPER_RAW_START
         if tau_start is not None:
-            share = (tau_start - tau_init) / tau_range
+            share = (check_tau('tau_start', tau_start) - tau_init) / tau_range
             if not 0 < share < 1:
                 raise ValueError(
                     f'tau_start must lie strictly between tau_init={tau_init} and '

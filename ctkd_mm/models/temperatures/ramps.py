@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from numbers import Real
 
+from ctkd_mm.models.temperatures.base import check_factor
+
 
 def progress(epoch: int, end: int, begin: int = 0) -> float:
     """How much of a ramp is done in the given epoch (or iteration).
@@ -56,7 +58,7 @@ def cosine_curriculum(
         Lambda, between ``lambda_min`` and ``lambda_max``.
 
     Raises:
-        ValueError: If ``end`` is not after ``begin``.
+        ValueError: If ``end`` is not after ``begin``, or a lambda negative.
 
     Source: CTKD, arXiv 2211.16231, and the authors' code, whose lambda carries the
     minus that :class:`GradientReversal` has here.
@@ -65,6 +67,8 @@ def cosine_curriculum(
         >>> [round(cosine_curriculum(epoch, end=5), 4) for epoch in range(6)]
         [0.0955, 0.3455, 0.6545, 0.9045, 1.0, 1.0]
     """
+    for key, value in (('lambda_min', lambda_min), ('lambda_max', lambda_max)):
+        check_factor(key, value, 'stops tau; GradientReversal carries the minus')
     ramp = half_cosine(progress(epoch, end, begin))
     return lambda_min + (lambda_max - lambda_min) * ramp
 

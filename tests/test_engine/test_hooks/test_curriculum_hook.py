@@ -41,6 +41,8 @@ def test_empty_range_is_refused():
 def test_a_negative_or_infinite_lambda_is_refused(key, value):
     with pytest.raises(ValueError, match=f'{key} must be >= 0 .* got {value}'):
         CurriculumHook(end=3, **{key: value})
+    with pytest.raises(ValueError, match=f'{key} must be >= 0 .* got {value}'):
+        cosine_curriculum(0, end=3, **{key: value})
 
 
 def hook_cfg(**kwargs):

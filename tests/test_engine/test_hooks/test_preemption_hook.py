@@ -142,6 +142,16 @@ def test_gradients_that_are_being_accumulated_are_not_lost(tmp_path):
 
 
 @pytest.mark.start
+def test_nor_are_they_where_a_validation_comes_between(tmp_path):
+    accumulate = dict(ACCUMULATE, accumulative_counts=3)  # after 6 and 9 iterations
+    toy_runner(tmp_path / 'straight', optim_wrapper=accumulate).train()
+    saved = stop(tmp_path / 'stopped', told('val', 8), optim_wrapper=accumulate)
+    assert saved['meta']['iter'] == 9
+    toy_runner(tmp_path / 'stopped', optim_wrapper=accumulate, resume=True).train()
+    assert_same_end(tmp_path / 'straight', tmp_path / 'stopped')
+
+
+@pytest.mark.start
 def test_several_signals_are_one_request(tmp_path):
     def all_of_them() -> None:
         for action in (raise_usr1, raise_usr1, raise_term, raise_term):

@@ -144,6 +144,11 @@ def test_indices_that_do_not_fit_are_refused_at_once(heads, wanted):
     assert len(str(error.value).split()) <= 30
 
 
+def test_another_string_is_refused(heads):
+    with pytest.raises(ValueError, match="teacher_classes='all' must be 'by name' or"):
+        TeacherClasses('all', *heads)
+
+
 def test_names_that_nobody_looked_up_are_no_columns(heads):
     with pytest.raises(RuntimeError, match='has names: add ctkd_mm.PreflightHook'):
         TeacherClasses(['cat', 'dog'], *heads)(logits(5))

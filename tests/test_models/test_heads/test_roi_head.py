@@ -281,13 +281,11 @@ def test_a_step_without_any_roi_has_a_zero_loss(student, stage):
         rcnn.sampler.update(num=0, add_gt_as_proposals=False)
     # Nor can a Double-Head teacher score none.
     model = build((cfg, stage), ('double_head', 0), DKD)
-    _, given = spy(model)
     losses = step(model, two_images())
     assert losses['distill.loss_kd'] == 0
-    assert given['preds_S'].shape == given['preds_T'].shape == (0, 11)
-    assert given['labels'].shape == (0,)
-    assert given['preds_S'].requires_grad == (stage == 0)  # later ones did not run
     model.parse_losses(losses)[0].backward()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert not [n for n, p in trained.items() if p.grad is None]  # DDP waits for all
 
 
 def test_ddp_needs_no_unused_parameters_for_the_last_stage(one_process_group):
