@@ -37,6 +37,7 @@ class DataSet:
         pair: Config of the pair; a run's method takes the place of its own.
         teacher: Config of the teacher.
         teacher_dir: Work directory of the teacher's run.
+        val_interval: How many epochs lie between two validations.
         comparisons: Pairs of runs beside those with the student alone; ``best`` is the
             best constant temperature.
         shown: Runs whose mAP is drawn over the training.
@@ -49,6 +50,7 @@ class DataSet:
     pair: str
     teacher: str
     teacher_dir: Path
+    val_interval: int
     comparisons: list[list[str]]
     shown: list[str]
     runs: dict[str, ConfigDict]
@@ -122,6 +124,7 @@ class DataSet:
         cfg.custom_hooks = hooks
         cfg.custom_imports = dict(imports=[f'experiments.{name}' for name in modules])
         cfg.randomness.seed = seed
+        cfg.train_cfg.val_interval = self.val_interval
         return cfg
 
     def write_log(self, name: str, seed: int, work_dir: Path) -> Path:
@@ -175,6 +178,7 @@ def load_sets() -> dict[str, DataSet]:
                 path.stem,
                 *(cfg[key] for key in ('title', 'student', 'pair', 'teacher')),
                 Path(cfg.teacher_dir),
+                cfg.val_interval,
                 cfg.comparisons,
                 cfg.shown,
                 {k: ConfigDict({'seeds': cfg.seeds, **v}) for k, v in cfg.runs.items()},

@@ -4,7 +4,9 @@
 #   tau_of   the constant temperature is where this run's tau ended, with the same seed
 #   base     the run that this one changes in one thing; it is no method then
 # A run whose entry changes is made again. A set adds what is its own: the student, the
-# pair and the teacher (configs), the teacher's run, and the suggested ranges.
+# pair and the teacher (configs), the teacher's run, the epochs between two validations,
+# and the suggested ranges.
+val_interval = 5
 seeds = [0, 1, 2, 3, 4]
 few = [0, 1, 2]  # of runs that change one thing
 official = dict(loss_kd=dict(temperature=dict(tau_start=None)))  # the paper's, 15.62

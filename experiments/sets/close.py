@@ -4,6 +4,7 @@ student = 'configs/bccd/faster-rcnn_r18-eighth_fpn_bccd.py'
 pair = 'configs/bccd/kd_faster-rcnn_r18-half-to-r18-eighth_fpn_bccd.py'
 teacher = 'configs/bccd/faster-rcnn_r18-half_fpn_bccd.py'
 teacher_dir = 'work_dirs/bccd/teacher'
+val_interval = 5
 seeds = [0, 1, 2]
 runs = {
     'student': dict(title='student alone', method=None),
