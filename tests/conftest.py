@@ -246,6 +246,6 @@ def warnings(monkeypatch) -> list[str]:
     """What the checks warn of."""
     lines = []
     monkeypatch.setattr(
-        'ctkd_mm.utils.messages.print_log', lambda line, **_: lines.append(line)
+        'ctkd_mm.checks.preflight_hook.print_log', lambda line, *_: lines.append(line)
     )
     return lines
