@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from ctkd_mm.apis.pair_template import methods
 from ctkd_mm.apis.tool import PAIR, Tool, run_mmdet_tool
 
 
@@ -93,7 +92,7 @@ new_pair = Tool(
     {
         'teacher': DETECTOR,
         'student': DETECTOR,
-        '--method': dict(default='ctkd', choices=methods(), help='how to distil'),
+        '--method': PAIR['--method'],
         '--teacher-ckpt': PAIR['--teacher-ckpt'],
         '-o --out': dict(required=True, help='the config to write'),
     },

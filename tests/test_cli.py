@@ -29,7 +29,7 @@ OPTIONS = dict(
 DEFAULTS = dict(
     check=dict(config='c.py'),
     suggest_temperature=dict(config='c.py', images=16, out='tau_curve.png'),
-    new_pair=dict(teacher='t', student='s', method='ctkd', out='o'),
+    new_pair=dict(teacher='t', student='s', out='o'),
     coco_subset=dict(ann_file='a', images=2, out='o', seed=0),
     extract_student=dict(checkpoint='c'),
     export_onnx=dict(config='c.py', checkpoint='c', image='i', out='o'),

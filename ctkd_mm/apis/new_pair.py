@@ -14,9 +14,15 @@ from mmengine.registry import DefaultScope
 from ctkd_mm.apis.model_zoo import find_config, zoo_weights
 from ctkd_mm.apis.pair_template import methods, render
 
+RECOMMENDED = 'ctkd-zscore'  # of softmax classes, by docs/results.md
+
 
 def new_pair(
-    teacher: str, student: str, method: str, out: str, teacher_ckpt: str | None = None
+    teacher: str,
+    student: str,
+    out: str,
+    method: str | None = None,
+    teacher_ckpt: str | None = None,
 ) -> list[str]:
     """Write the config of a pair, after all checks that need neither weights nor data.
 
@@ -30,8 +36,10 @@ def new_pair(
     Args:
         teacher: A config's path, ``mmdet::...`` path, or name in MMDetection's zoo.
         student: Likewise.
-        method: One of :func:`ctkd_mm.apis.pair_template.methods`.
         out: Where to write; must not exist yet.
+        method: One of :func:`ctkd_mm.apis.pair_template.methods`. None is
+            ``ctkd-zscore``, which did best in docs/results.md, and for sigmoid classes,
+            of which the z-score is not made, ``ctkd``.
         teacher_ckpt: Path or URL; None takes the model zoo's.
 
     Returns:
@@ -45,9 +53,9 @@ def new_pair(
     folder = Path(out).parent
     if Path(out).exists():  # known now, not after both models are built
         raise FileExistsError(f'{out} exists: give another name, or remove it first')
-    text, chosen = _make(teacher, student, method, teacher_ckpt, folder)
+    text, distiller, method = _make(teacher, student, method, teacher_ckpt, folder)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        report = [chosen, *_build(text, folder)]
+        report = [f'{distiller}, method {method}', *_build(text, folder)]
     with open(out, 'x') as file:
         file.write(text)
     config, work_dir = shlex.quote(out), shlex.quote(f'work_dirs/{Path(out).stem}')
@@ -71,7 +79,7 @@ def pair_config(
     Args:
         config: The student; without a teacher any config, which stays as it is.
         teacher: See :func:`new_pair`.
-        method: See there; None is ``ctkd``.
+        method: See there.
         teacher_ckpt: See there.
 
     Yields:
@@ -86,11 +94,9 @@ def pair_config(
             raise ValueError('--method and --teacher-ckpt need --teacher: give it too')
         yield config
         return
-    method = method or 'ctkd'
+    text, _, method = _make(teacher, config, method, teacher_ckpt, None)
     with TemporaryDirectory() as folder:
-        name = f'{method}_{_stem(teacher)}_to_{_stem(config)}.py'
-        text, _ = _make(teacher, config, method, teacher_ckpt, None)
-        path = Path(folder, name)
+        path = Path(folder, f'{method}_{_stem(teacher)}_to_{_stem(config)}.py')
         path.write_text(text)
         yield str(path)
 
@@ -100,8 +106,12 @@ def _stem(config: str) -> str:
 
 
 def _make(
-    teacher: str, student: str, method: str, ckpt: str | None, folder: Path | None
-) -> tuple[str, str]:
+    teacher: str,
+    student: str,
+    method: str | None,
+    ckpt: str | None,
+    folder: Path | None,
+) -> tuple[str, str, str]:
     """Return the text of a pair's config, and which distiller and method it has."""
     teacher, student = find_config(teacher), find_config(student)
     student_cfg = Config.fromfile(student)
@@ -114,19 +124,20 @@ def _make(
         distiller, method = _fitting(method, student_cfg)
     ckpt = ckpt or zoo_weights(teacher)
     text = render(student, student_cfg, teacher, ckpt, method, distiller, folder)
-    return text, f'{distiller}, method {method}'
+    return text, distiller, method
 
 
-def _fitting(method: str, student: Config) -> tuple[str, str]:
+def _fitting(method: str | None, student: Config) -> tuple[str, str]:
     """Choose the distiller and the form of the method for the student's classes."""
     from ctkd_mm.models.heads.classes import has_sigmoid
     from ctkd_mm.models.heads.dense_head import dense_head
     from ctkd_mm.models.teachers.load import build_detector
 
     if 'roi_head' in student.model:
-        return 'ctkd_mm.RoILogitDistill', method
-    head = dense_head('student', build_detector(student.model))
-    if has_sigmoid(head) and f'{method}-dense' in methods():
+        return 'ctkd_mm.RoILogitDistill', method or RECOMMENDED
+    sigmoid = has_sigmoid(dense_head('student', build_detector(student.model)))
+    method = method or ('ctkd' if sigmoid else RECOMMENDED)
+    if sigmoid and f'{method}-dense' in methods():
         method = f'{method}-dense'
     return 'ctkd_mm.DenseLogitDistill', method
 

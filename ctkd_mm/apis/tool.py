@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ctkd_mm.apis.new_pair import pair_config
+from ctkd_mm.apis.new_pair import RECOMMENDED, pair_config
 from ctkd_mm.apis.pair_template import methods
 from ctkd_mm.checks.explain import explain
 from ctkd_mm.compat import stack
@@ -27,7 +27,10 @@ PAIR = {
         help='distil from this detector into the one of CONFIG; both a config, '
         'mmdet::path, or name in the zoo'
     ),
-    '--method': dict(choices=methods(), help='how to distil: ctkd if not given'),
+    '--method': dict(
+        choices=methods(),
+        help=f'how to distil: {RECOMMENDED}, or ctkd for sigmoid classes, if not given',
+    ),
     '--teacher-ckpt': dict(help="path or URL: the model zoo's if not given"),
 }
 READ = 'config', 'cfg_options', 'teacher', 'method', 'teacher_ckpt'

@@ -104,7 +104,8 @@ DEMOS = {
         {
             'teacher': 'ctkd_mm::bccd/faster-rcnn_r18-half_fpn_bccd.py',
             'student': 'ctkd_mm::bccd/faster-rcnn_r18-sixteenth_fpn_bccd.py',
-            'kd': 'ctkd_mm::bccd/kd_' + PAIR.format('sixteenth', 'bccd'),
+            'ctkd-zscore': 'ctkd_mm::bccd/ctkd-zscore_'
+            + PAIR.format('sixteenth', 'bccd'),
         },
     ),
 }

@@ -44,7 +44,7 @@ def without_weights(cfg: dict) -> dict:
 def test_every_pair_comes_with_every_method():
     names = {p.relative_to(CONFIGS).as_posix() for p in LEAVES}
     for pair in PAIRS:
-        for method in ('kd/kd', 'ctkd/ctkd', 'ctkd/ctkd-instance'):
+        for method in ('kd/kd', 'ctkd/ctkd', 'ctkd/ctkd-instance', 'ctkd/ctkd-zscore'):
             assert f'{method}_faster-rcnn_{pair}_fpn_1x_coco.py' in names
         for method in ('dkd/dkd', 'dkd/ctkd-dkd'):
             assert f'{method}_faster-rcnn_{pair}_fpn_1x_coco.py' in names

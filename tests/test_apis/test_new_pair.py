@@ -98,7 +98,7 @@ def write(tmp_path_factory, detectors):
             teacher, student, method, _, ckpt = PAIRS[name]
             names = [detectors.get(config, config) for config in (teacher, student)]
             path = tmp_path_factory.mktemp(name) / 'pair.py'
-            report = new_pair(*names, method, str(path), ckpt)
+            report = new_pair(*names, str(path), method, ckpt)
             done[name] = Written(path, report, Config.fromfile(path))
         return done[name]
 
@@ -238,7 +238,7 @@ def test_a_teacher_of_more_classes_teaches_by_name(write, tmp_path):
     head = 'model = dict(roi_head=dict(bbox_head=dict(num_classes=3)))'
     student = derived(tmp_path / 'three.py', DEMO.format('eighth'), head)
     out = tmp_path / 'pair.py'
-    report = new_pair(DEMO.format('half'), student, 'ctkd-instance', str(out), CKPT)
+    report = new_pair(DEMO.format('half'), student, str(out), 'ctkd-instance', CKPT)
     assert 'teacher classes: 3 of 10 by name' in report
     model = Config.fromfile(out).model
     assert model.teacher_classes == 'by name'
@@ -340,7 +340,7 @@ REFUSED = dict(
 def test_no_pair_of_the_zoo_is_refused_and_nothing_written(name, tmp_path):
     (teacher, student, method, _, _), message = REFUSED[name]
     with pytest.raises(ValueError, match=re.escape(message)):
-        new_pair(teacher, student, method, str(tmp_path / 'pair.py'))
+        new_pair(teacher, student, str(tmp_path / 'pair.py'), method)
     assert not list(tmp_path.iterdir())
 
 
@@ -366,7 +366,7 @@ def test_what_cannot_be_compared_is_refused(
 ):
     names = [detectors[f'{name}.py'] for name in (teacher, student)]
     with pytest.raises(ValueError, match=re.escape(message)):
-        new_pair(*names, method, str(tmp_path / 'pair.py'), CKPT)
+        new_pair(*names, str(tmp_path / 'pair.py'), method, CKPT)
     assert not list(tmp_path.iterdir())
 
 
@@ -374,7 +374,7 @@ def test_a_file_is_not_overwritten(tmp_path):
     out = tmp_path / 'pair.py'
     out.write_text('mine')
     with pytest.raises(FileExistsError, match='pair.py'):
-        new_pair(*map(DEMO.format, ('half', 'eighth')), 'ctkd', str(out), CKPT)
+        new_pair(*map(DEMO.format, ('half', 'eighth')), str(out), 'ctkd', CKPT)
     assert out.read_text() == 'mine'
 
 
@@ -386,7 +386,7 @@ def test_a_students_own_optimizer_constructor_gets_the_student(tmp_path, method)
     )
     student = derived(tmp_path / 'own.py', DEMO.format('eighth'), own)
     out = str(tmp_path / 'pair.py')
-    new_pair(DEMO.format('half'), student, method, out, CKPT)
+    new_pair(DEMO.format('half'), student, out, method, CKPT)
     found = Config.fromfile(out).optim_wrapper
     want = dict(
         student=dict(
@@ -406,7 +406,7 @@ def test_other_pixels_are_noted(tmp_path):
     grey = 'model = dict(data_preprocessor=dict(mean=[0, 0, 0]))'
     teacher = derived(tmp_path / 'teacher.py', DEMO.format('half'), grey)
     path = str(tmp_path / 'pair.py')
-    report = new_pair(teacher, DEMO.format('eighth'), 'ctkd', path, CKPT)
+    report = new_pair(teacher, DEMO.format('eighth'), path, 'ctkd', CKPT)
     assert "pixels: each model's own" in report
 
 
@@ -458,9 +458,27 @@ def test_a_pair_of_one_training_is_the_one_that_is_written(write, detectors, nam
     with pair_config(student, teacher, method, ckpt) as path:
         assert plain(path) == plain(write(name).path)
         stems = Path(teacher).stem, Path(student).stem
-        assert Path(path).name == 'ctkd_{}_to_{}.py'.format(*stems)
+        assert Path(path).name == '{}_{}_to_{}.py'.format(PAIRS[name].used, *stems)
         assert '..' not in Path(path).read_text()
     assert not Path(path).exists()
+
+
+@pytest.mark.parametrize(
+    ('name', 'used'),
+    [
+        ('faster', 'ctkd-zscore'),
+        ('retinanet', 'ctkd-dense'),
+        ('softmax', 'ctkd-zscore'),
+    ],
+)
+def test_without_a_method_it_is_the_one_that_results_recommend(detectors, name, used):
+    teacher, student, *_, ckpt = PAIRS[name]
+    teacher, student = (detectors.get(x, x) for x in (teacher, student))
+    with pair_config(student, teacher, None, ckpt) as path:
+        assert Path(path).name.startswith(f'{used}_')
+        loss = Config.fromfile(path).model.loss_kd
+        shipped = ROOT / 'configs' / '_base_' / 'methods' / f'{used}.py'
+        assert loss == Config.fromfile(shipped).loss_kd
 
 
 def test_a_method_without_a_teacher_is_refused():
