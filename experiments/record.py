@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -189,7 +190,7 @@ def load_sets() -> dict[str, DataSet]:
 def make_method(run: dict, tau: float | None = None) -> Config:
     """Make the method config of a run that distils; see ``DataSet.make_config``."""
     method = Config.fromfile(METHODS / f'{run["method"]}.py')
-    method.merge_from_dict(run.get('changes', {}))
+    method.merge_from_dict(copy.deepcopy(run.get('changes', {})))  # eats _delete_
     if tau is not None:
         find_constant(method.loss_kd)['tau'] = tau
     return method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import re
@@ -99,6 +100,15 @@ def test_a_run_is_the_sets_config_with_its_method_seed_and_changes(digits):
     assert control.model.loss_kd == dict(type='mmrazor.KLDivergence', tau=4.5)
     inside = digits.make_config('control-zscore', seed=3, tau=4.5)
     assert inside.model.loss_kd.loss.temperature.tau == 4.5
+
+
+def test_a_config_made_again_is_the_same(sets):
+    for data in sets.values():
+        for name, run in data.runs.items():
+            before = copy.deepcopy(run)
+            first, again = (data.make_config(name, 0, 2.0).to_dict() for _ in 'ab')
+            assert first == again, name
+            assert run == before, name
 
 
 def test_a_log_of_another_entry_does_not_count(digits, copied_logs):
