@@ -222,7 +222,7 @@ def pair(parts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config
         meta = dict(dataset_meta=dict(classes=CLASSES))
         save_checkpoint(dict(meta=meta, state_dict=model.state_dict()), str(ckpt))
         pages = 'my/parts_teacher.py', 'my/parts_student.py'
-        new_pair(*pages, str(out), 'ctkd', str(ckpt))
+        new_pair(*pages, str(out), teacher_ckpt=str(ckpt))
     cfg = Config.fromfile(out)
     cfg.merge_from_dict({**SHORT, 'model.architecture.backbone.init_cfg': None})
     cfg.log_level, cfg.work_dir = 'ERROR', str(tmp_path / 'run')
@@ -263,7 +263,7 @@ def test_the_yolo_pages_pair_has_the_students_epochs_and_ends_with_the_mosaic(
     (text,) = [b for b in blocks('coming-from-yolo.md', 'python') if '_base_ =' in b]
     Path('tiny.py').write_text(text)
     Path('s.py').write_text(text.replace('rtmdet_tiny', 'rtmdet_s'))
-    new_pair('s.py', 'tiny.py', 'pair.py', 'ctkd', 'teacher.pth')
+    new_pair('s.py', 'tiny.py', 'pair.py', teacher_ckpt='teacher.pth')
     cfg = Config.fromfile('pair.py')
     epochs, last = cfg.train_cfg.max_epochs, cfg.custom_hooks[1].switch_epoch
     assert cfg.param_scheduler[1].end == epochs == 100
