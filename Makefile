@@ -48,7 +48,7 @@ PY := $(VENV)/bin/python
 help:
 	@echo 'make env    make the environment, $(VENV)'
 	@echo 'make demo   train teacher, student and distilled student on digits; print mAP'
-	@echo 'make demo-bccd  the same on photographs of blood cells, which stand in data/bccd'
+	@echo 'make demo-bccd  teacher, student and ctkd-zscore on photographs of blood cells in data/bccd'
 	@echo 'make ledger train the runs of experiments/ that have no log, rebuild docs/results.md'
 	@echo 'make bench  measure speed and memory, short form: under 10 minutes on 2 cores'
 	@echo 'make test   run all tests, on two cores'

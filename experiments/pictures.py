@@ -125,9 +125,9 @@ def draw_epochs(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
         curves[data.runs[name]['title']] = steps, values
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.2), layout='constrained')
-        _bands(
-            figure.subplots(), curves, 'epoch', 'box mAP: mean and range of the seeds'
-        )
+        axes = figure.subplots()
+        _bands(axes, curves, 'epoch', f'box mAP: {SEEDS}')
+        axes.legend()
         _save(figure, out)
 
 
