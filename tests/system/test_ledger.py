@@ -275,7 +275,9 @@ def test_a_run_without_one_of_its_logs_is_not_on_the_page(
     (copied_logs / 'digits' / 'dkd' / 'seed2.json').unlink()
     experiments('results').rebuild(tmp_path)
     page = (tmp_path / 'results.md').read_text()
-    assert '| DKD, T = 1 |' not in page and 'Not run yet: DKD, T = 1, ' in page
+    section = page.split('\n## ')[1]
+    assert section.startswith('Scanned digits')
+    assert '| DKD, T = 1 |' not in section and 'Not run yet: DKD, T = 1, ' in section
 
 
 def test_every_log_counts(experiments, sets):
