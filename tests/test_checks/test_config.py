@@ -29,7 +29,7 @@ from ctkd_mm.checks.config import (
     ],
 )
 def test_a_methods_setting_at_the_top_level_is_told_with_its_place(key, place):
-    (line,) = left_at_the_top(SimpleNamespace(cfg={key: 1, 'model': {key: 1}}))
+    (line,) = left_at_the_top(SimpleNamespace(cfg={key: 1, 'model': {key: 2}}))
     assert line.startswith(f'{key} at the top level')
     assert f"write {place}, in a config that inherits it {key}=_base_.pop('{key}')" in (
         line
