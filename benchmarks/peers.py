@@ -15,13 +15,14 @@ from ctkd_mm.models.heads.roi_head import box_forward
 class MDistillerStep(RoILogitDistill):
     """RoILogitDistill as mdistiller does it: the student's RoI head runs twice."""
 
-    def run_teacher(self, feats: Sequence[torch.Tensor]) -> None:
+    def run_teacher(self, feats: Sequence[torch.Tensor]) -> bool:
         """Score the RoIs once more with the student, then with the teacher."""
         records = self.distiller.student_recorders.recorders
         feats_S, rois = records['rois'].data_buffer[-1]
         with self.distiller.student_recorders, torch.enable_grad():
             box_forward(self.student, feats_S, rois, 0)
         box_forward(self.teacher, feats, rois, 0)
+        return True
 
 
 def mmrazor_config(model: dict, images: int) -> dict:

@@ -151,7 +151,7 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
             feats: What the teacher's ``extract_feat`` returns.
 
         Returns:
-            Whether the student has any.
+            False if the student has none.
         """
         raise NotImplementedError
 
@@ -209,7 +209,7 @@ class LogitDistill(FrozenTeacher, SingleTeacherDistill):
                 # The student's places are known now.
                 if feats is None:
                     feats = self.teacher.extract_feat(teacher_inputs)
-                compared = self.run_teacher(feats)
+                compared = self.run_teacher(feats) is not False
         if compared:
             distill_losses = self.distiller.compute_distill_losses()
         else:
