@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 
 NAMED = 'ctkd_mm::demo/faster-rcnn_r18-{}_fpn_digits.py'
-RUN = 'ctkd_faster-rcnn_r18-half_fpn_digits_to_faster-rcnn_r18-eighth_fpn_digits'
+RUN = 'ctkd-zscore_faster-rcnn_r18-half_fpn_digits_to_faster-rcnn_r18-eighth_fpn_digits'
 STUDENT = NAMED.format('eighth')
 
 
