@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Iterable
 
 import numpy as np
-from intervals import Interval, detectable, holm, interval, paired, verdict
-from pictures import is_learned, maps, share_of_loss
+from intervals import Interval, detectable, holm, interval, verdict
+from pictures import gain_over, is_learned, maps, share_of_loss
 from record import DataSet, find_constant, find_temperature
 from scipy.stats import spearmanr
 
@@ -95,7 +95,7 @@ def verdicts(logs: list[dict]) -> str:
 
 def _judge(logs: Logs, pairs: list[tuple[str, str]]) -> dict[tuple, tuple]:
     """Differences of pairs, as a family, with Holm's verdicts."""
-    gains = {(a, b): _gain(logs, a, b) for a, b in pairs}
+    gains = {(a, b): gain_over(logs[a], logs[b]) for a, b in pairs}
     adjusted = holm([gain.p_value for gain in gains.values()])
     return {
         pair: (gain, verdict(gain, p))
@@ -152,11 +152,6 @@ def _changes(data: DataSet, logs: Logs, kind: str) -> str:
     return '\n'.join(lines)
 
 
-def _gain(logs: Logs, name: str, other: str) -> Interval:
-    count = min(len(logs[name]), len(logs[other]))
-    return paired(maps(logs[name])[:count], maps(logs[other])[:count])
-
-
 def _diagnose(log: dict) -> list[str]:
     bounds, curves = find_temperature(log['loss_kd']), log['curves']
     lines = [
@@ -188,7 +183,8 @@ def _ranks(logs: Logs) -> dict[str, str]:
 
     That with tau is of raw logits: the z-scored are on a scale of their own.
     """
-    gains = {name: _gain(logs, name, ALONE).mean for name in logs if name != ALONE}
+    names = [name for name in logs if name != ALONE]
+    gains = {name: gain_over(logs[name], logs[ALONE]).mean for name in names}
     shares = {name: share_of_loss(logs[name]) for name in gains}
     raw = [name for name in gains if 'loss' not in logs[name][0]['loss_kd']]
     taus = {name: np.mean(_final_taus(logs[name])) for name in raw}

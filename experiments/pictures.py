@@ -8,7 +8,7 @@ from typing import Sequence
 
 import matplotlib
 import numpy as np
-from intervals import interval
+from intervals import Interval, interval, paired
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -33,6 +33,12 @@ def is_learned(logs: list[dict]) -> bool:
 def maps(logs: list[dict]) -> list[float]:
     """The seeds' box mAP."""
     return [log['metrics']['bbox_mAP'] for log in logs]
+
+
+def gain_over(logs: list[dict], others: list[dict]) -> Interval:
+    """How much higher the box mAP is than another run's, over the seeds of both."""
+    count = min(len(logs), len(others))
+    return paired(maps(logs)[:count], maps(others)[:count])
 
 
 def shares(log: dict, parts: Sequence[str], whole: Sequence[str]) -> np.ndarray:
@@ -165,13 +171,11 @@ def draw_gains(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
     runs = sorted(
         (share_of_loss(logs[name]), name) for name in logs if name != 'student'
     )
-    alone = maps(logs['student'])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 0.3 * len(runs) + 0.8), layout='constrained')
         axes = figure.subplots()
         for row, (_, name) in enumerate(runs):
-            values = maps(logs[name])
-            mean, half, _ = interval(np.subtract(values, alone[: len(values)]))
+            mean, half, _ = gain_over(logs[name], logs['student'])
             color = CTKD if is_learned(logs[name]) else OTHER
             axes.errorbar(mean, row, xerr=half, fmt='D', color=color, capsize=3, ms=5)
         labels = [f'{data.runs[name]["title"]}: {of:.0%}' for of, name in runs]

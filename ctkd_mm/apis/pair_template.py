@@ -122,7 +122,7 @@ def _ramps(method: Config, train_cfg: dict) -> list[tuple[int, int, int]]:
     training in iterations has no epochs: there the ramp takes the same share of the
     iterations as of 12 epochs.
     """
-    if _loop(train_cfg) != 'IterBasedTrainLoop':
+    if not _loop(train_cfg).endswith('IterBasedTrainLoop'):
         return []
     return [
         (i, hook.end, round(train_cfg.max_iters * hook.end / EPOCHS_1X))

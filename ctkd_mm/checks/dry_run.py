@@ -46,11 +46,12 @@ def start(cfg: Config) -> Runner:
         # MMEngine keeps one visualizer a name for the whole process.
         cfg.experiment_name = Path(work_dir).name
         visualizer = cfg.get('visualizer') or {}
-        visualizer.update(name=cfg.experiment_name, save_dir=work_dir)
         # A tracker's would open a run there.
         backends = visualizer.get('vis_backends') or ()
         local = [b for b in backends if bare(b['type']) == 'LocalVisBackend']
-        visualizer.update(vis_backends=local)
+        visualizer.update(
+            name=cfg.experiment_name, save_dir=work_dir, vis_backends=local
+        )
         if not cfg.get('load_from'):
             cfg.resume = False  # what is to be resumed lies elsewhere
         runner = RUNNERS.build(cfg)  # as MMDetection's tools/train.py, if runner_type

@@ -103,7 +103,7 @@ class CurriculumHook(RampHook):
     ) -> None:
         super().__init__(end, begin, by_epoch)
         self.bounds = dict(lambda_min=lambda_min, lambda_max=lambda_max)
-        self.lambda_ = cosine_curriculum(0, end, begin, **self.bounds)  # checks them
+        cosine_curriculum(0, end, begin, **self.bounds)  # refuses a negative lambda
 
     def set(self, runner: Runner, epoch: int) -> int:
         """Set lambda."""

@@ -84,9 +84,10 @@ class PreemptionHook(Hook):
         Raises:
             SystemExit: With code 75, in every process.
         """
-        if not self._training or not _is_common(runner, batch_idx) or not self._agree():
-            return
-        if not _has_updated(runner):
+        asked = (
+            self._training and _has_updated(runner) and _is_common(runner, batch_idx)
+        )
+        if not (asked and self._agree()):
             return
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
