@@ -136,8 +136,10 @@ def parts(model: RoILogitDistill, args: argparse.Namespace) -> dict[str, Callabl
     data = model.data_preprocessor(batch(*args.size, args.batch), training=True)
     with model.distiller.student_recorders:
         model.student(data['inputs'], data['data_samples'], mode='loss')
-    rois = model.distiller.student_recorders.recorders['rois'].data_buffer[-1][1]
-    model._release_records()
+    recorders = model.distiller.student_recorders.recorders
+    rois = recorders['rois'].data_buffer[-1][1]
+    for recorder in recorders.values():  # they would hold the step's activations
+        recorder.reset_data_buffer()
 
     device = torch.device(args.device)
 

@@ -111,7 +111,8 @@ def without_val(cfg: Config) -> Config:
 
 def train(cfg, work_dir, stop_after=None, checkpoint=None) -> Recorder:
     cfg = copy.deepcopy(cfg)
-    cfg.work_dir = str(work_dir)
+    # Else runs that begin in one second share their message hub.
+    cfg.work_dir = cfg.experiment_name = str(work_dir)
     cfg.load_from, cfg.resume = checkpoint and str(checkpoint), bool(checkpoint)
     recorder = Recorder(stop_after)
     runner = Runner.from_cfg(cfg)
