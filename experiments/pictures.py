@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import matplotlib
 import numpy as np
@@ -73,20 +74,14 @@ def draw_maps(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
         out: Path of the SVG.
     """
     names = [name for name in logs if not data.changes(name)]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.5, 0.36 * len(names) + 0.8), layout='constrained')
+    with _picture(out, 0.36 * len(names) + 0.8) as figure:
         axes = figure.subplots()
         for row, name in enumerate(names):
             values = maps(logs[name])
-            mean, half, _ = interval(values)
-            color = CTKD if is_learned(logs[name]) else OTHER
+            color = _draw_row(axes, row, interval(values), logs[name])
             axes.plot(values, [row] * len(values), 'o', color=color, alpha=0.35, ms=4)
-            axes.errorbar(mean, row, xerr=half, fmt='D', color=color, capsize=3, ms=5)
-        axes.set_yticks(range(len(names)), [data.runs[name]['title'] for name in names])
-        axes.invert_yaxis()
+        _label_rows(axes, [data.runs[name]['title'] for name in names])
         axes.set_xlabel('box mAP: seeds, mean and 95% interval (orange: learned tau)')
-        axes.grid(axis='x', alpha=0.3)
-        _save(figure, out)
 
 
 def draw_taus(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
@@ -105,15 +100,13 @@ def draw_taus(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
         for name, run in data.runs.items()
         if name in logs and is_learned(logs[name]) and not data.changes(name)
     }
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.5, 4.2), layout='constrained')
+    with _picture(out, 4.2) as figure:
         axes = figure.subplots()
         _bands(axes, curves, 'iteration', f'tau: {SEEDS}')
         axes.set_yscale('log')
         axes.set_yticks([1, 2, 5, 10, 20], ['1', '2', '5', '10', '20'])
         axes.minorticks_off()
         axes.legend()
-        _save(figure, out)
 
 
 def draw_epochs(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
@@ -129,12 +122,10 @@ def draw_epochs(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
         steps, *_ = zip(*logs[name][0]['maps'])
         values = [[value for _, value in log['maps']] for log in logs[name]]
         curves[data.runs[name]['title']] = steps, values
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.5, 4.2), layout='constrained')
+    with _picture(out, 4.2) as figure:
         axes = figure.subplots()
         _bands(axes, curves, 'epoch', f'box mAP: {SEEDS}')
         axes.legend()
-        _save(figure, out)
 
 
 def draw_shares(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
@@ -146,8 +137,7 @@ def draw_shares(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
         out: Path of the SVG.
     """
     names = [name for name in data.shown if name in logs and _has_share(logs[name])]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.5, 6.5), layout='constrained')
+    with _picture(out, 6.5) as figure:
         for axes, (label, keys) in zip(figure.subplots(2), PARTS.items()):
             curves = {}
             for name in names:
@@ -157,7 +147,6 @@ def draw_shares(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
             _bands(axes, curves, 'epoch', label)
             axes.set_ylim(0, 1)
         axes.legend()
-        _save(figure, out)
 
 
 def draw_gains(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
@@ -171,27 +160,46 @@ def draw_gains(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
     runs = sorted(
         (share_of_loss(logs[name]), name) for name in logs if name != 'student'
     )
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.5, 0.3 * len(runs) + 0.8), layout='constrained')
+    with _picture(out, 0.3 * len(runs) + 0.8) as figure:
         axes = figure.subplots()
         for row, (_, name) in enumerate(runs):
-            mean, half, _ = gain_over(logs[name], logs['student'])
-            color = CTKD if is_learned(logs[name]) else OTHER
-            axes.errorbar(mean, row, xerr=half, fmt='D', color=color, capsize=3, ms=5)
+            gain = gain_over(logs[name], logs['student'])
+            _draw_row(axes, row, gain, logs[name])
         labels = [f'{data.runs[name]["title"]}: {of:.0%}' for of, name in runs]
-        axes.set_yticks(range(len(runs)), labels)
-        axes.invert_yaxis()
+        _label_rows(axes, labels)
         axes.axvline(0, color='grey', lw=1)
         axes.set_xlabel(
             'box mAP over the student alone: mean and 95% interval\n'
             '(percent: the share of loss_kd in the loss; orange: learned tau)'
         )
-        axes.grid(axis='x', alpha=0.3)
-        _save(figure, out)
 
 
 def _has_share(logs: list[dict]) -> bool:
     return {*KD, 'loss'} <= logs[0]['curves'].keys()
+
+
+@contextmanager
+def _picture(out: Path, height: float) -> Iterator[Figure]:
+    """A figure in the ledger's style, saved at the end."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, height), layout='constrained')
+        FigureCanvasSVG(figure)
+        yield figure
+        figure.savefig(out, metadata={'Date': None})
+
+
+def _draw_row(axes: Axes, row: int, found: Interval, logs: list[dict]) -> str:
+    """Draw a run's mean and interval; return their colour."""
+    mean, half, _ = found
+    color = CTKD if is_learned(logs) else OTHER
+    axes.errorbar(mean, row, xerr=half, fmt='D', color=color, capsize=3, ms=5)
+    return color
+
+
+def _label_rows(axes: Axes, labels: list[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.grid(axis='x', alpha=0.3)
 
 
 def _bands(axes: Axes, curves: dict[str, tuple], xlabel: str, ylabel: str) -> None:
@@ -204,8 +212,3 @@ def _bands(axes: Axes, curves: dict[str, tuple], xlabel: str, ylabel: str) -> No
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(alpha=0.3)
-
-
-def _save(figure: Figure, out: Path) -> None:
-    FigureCanvasSVG(figure)
-    figure.savefig(out, metadata={'Date': None})
