@@ -170,7 +170,7 @@ def draw_gains(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
         axes.axvline(0, color='grey', lw=1)
         axes.set_xlabel(
             'box mAP over the student alone: mean and 95% interval\n'
-            '(percent: the share of loss_kd in the loss; orange: learned tau)'
+            '(percent: share of loss_kd; orange: learned tau)'
         )
 
 

@@ -5,7 +5,6 @@ student = 'configs/bccd/faster-rcnn_r18-sixteenth_fpn_bccd.py'
 pair = 'configs/bccd/kd_faster-rcnn_r18-half-to-r18-sixteenth_fpn_bccd.py'
 teacher = 'configs/bccd/faster-rcnn_r18-half_fpn_bccd.py'
 teacher_dir = 'work_dirs/bccd/teacher'
-seeds = [0, 1, 2]  # the last two of five are to come
 shown = ['student', 'kd-t1', 'kd-t4', 'ctkd', 'kd-zscore', 'ctkd-zscore']
 # What tools/suggest_temperature.py says of the pair (64 images, seed 0).
 temperature = dict(tau_init=1.61, tau_range=28.3, tau_start=6.31)
