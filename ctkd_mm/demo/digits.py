@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits
 
-from .scenes import render_scene
+from ctkd_mm.demo.scenes import render_scene
 
 CLASSES = tuple('0123456789')
 SPLITS = ('train', 'val')

@@ -20,13 +20,12 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from mmengine.utils import import_modules_from_strings
 
+from ctkd_mm.analysis.report.figures import make_box, make_picture
+from ctkd_mm.analysis.report.runs import RunRecord
+from ctkd_mm.analysis.run_log import short_path
 from ctkd_mm.models.heads.classes import class_names
 from ctkd_mm.models.teachers.load import build_detector, load_student, load_teacher
 from ctkd_mm.utils.weights import weights_sha256
-
-from ..run_log import short_path
-from .figures import make_box, make_picture
-from .runs import RunRecord
 
 PICTURES = 4
 SCORE_THR = 0.3

@@ -13,8 +13,8 @@ from typing import Sequence
 import cv2
 import mmcv
 
-from ..figures import band_of, draw_curve, keys_of
-from .runs import RunRecord
+from ctkd_mm.analysis.figures import band_of, draw_curve, keys_of
+from ctkd_mm.analysis.report.runs import RunRecord
 
 # Distinct on white and on near-black, also to the colour-blind (after Okabe and Ito).
 COLORS = ('#2e86de', '#e07b00', '#12a57c', '#d4599f', '#8a6fe8', '#b59a00', '#00a3b8')

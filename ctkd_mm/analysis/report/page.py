@@ -8,19 +8,18 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, Sequence
 
-from ctkd_mm.utils.files import write_atomically
-
-from ..doctor.diagnose import diagnose_run
-from ..run_log import PathLike, short_path
-from .detections import IOU_THR, SCORE_THR, ValSet, evaluate_runs
-from .figures import COLORS, draw_figures, place_labels
-from .runs import (
+from ctkd_mm.analysis.doctor.diagnose import diagnose_run
+from ctkd_mm.analysis.report.detections import IOU_THR, SCORE_THR, ValSet, evaluate_runs
+from ctkd_mm.analysis.report.figures import COLORS, draw_figures, place_labels
+from ctkd_mm.analysis.report.runs import (
     RunRecord,
     config_differences,
     group_seeds,
     read_runs,
     training_minutes,
 )
+from ctkd_mm.analysis.run_log import PathLike, short_path
+from ctkd_mm.utils.files import write_atomically
 
 PACKAGES = 'ctkd_mm', 'torch', 'mmengine', 'mmdet', 'mmrazor'
 TEMPLATE = Path(__file__).with_name('report.html')

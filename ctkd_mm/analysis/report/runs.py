@@ -11,9 +11,14 @@ from typing import Any, Sequence
 
 from mmengine.runner import Runner
 
+from ctkd_mm.analysis.run_log import (
+    PathLike,
+    find_logs,
+    read_config,
+    read_metrics,
+    read_scalars,
+)
 from ctkd_mm.utils.config import bare, walk
-
-from ..run_log import PathLike, find_logs, read_config, read_metrics, read_scalars
 
 # Of the environment that MMEngine logs, what may explain a difference.
 ENVIRONMENT = re.compile(

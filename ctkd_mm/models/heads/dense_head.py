@@ -7,8 +7,8 @@ from typing import Any
 from mmengine.model import BaseModel
 from torch import nn
 
-from .classes import has_sigmoid
-from .probe import PROBE_SIZE, check_strides, probe
+from ctkd_mm.models.heads.classes import has_sigmoid
+from ctkd_mm.models.heads.probe import PROBE_SIZE, check_strides, probe
 
 
 def dense_head(key: str, model: BaseModel) -> nn.Module:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from .classes import has_sigmoid
-from .probe import PROBE_SIZE, check_strides, probe
+from ctkd_mm.models.heads.classes import has_sigmoid
+from ctkd_mm.models.heads.probe import PROBE_SIZE, check_strides, probe
 
 
 def box_head(key: str, model: BaseModel, stage: int) -> nn.Module:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ctkd_mm.models.losses.kd_loss import SoftLoss, kl_div, tempered_log_probs
+from ctkd_mm.models.temperatures.base import check_factor
 from ctkd_mm.registry import MODELS
-
-from .kd_loss import SoftLoss, check_factor, kl_div, tempered_log_probs
 
 
 def dkd_kl_div(
