@@ -165,8 +165,7 @@ def draw_gains(data: DataSet, logs: dict[str, list[dict]], out: Path) -> None:
         for row, (_, name) in enumerate(runs):
             gain = gain_over(logs[name], logs['student'])
             _draw_row(axes, row, gain, logs[name])
-        labels = [f'{data.runs[name]["title"]}: {of:.0%}' for of, name in runs]
-        _label_rows(axes, labels)
+        _label_rows(axes, [f'{data.runs[n]["title"]}: {of:.0%}' for of, n in runs])
         axes.axvline(0, color='grey', lw=1)
         axes.set_xlabel(
             'box mAP over the student alone: mean and 95% interval\n'
