@@ -30,9 +30,10 @@ def left_at_the_top(runner: Runner) -> Iterator[str]:
 
     The shipped configs move them: ``model = dict(loss_kd=_base_.pop('loss_kd'))``.
     """
-    read = dict(walk({**runner.cfg}))
+    settings = [*walk({**runner.cfg})]
     for key, place in READ_AT.items():
-        if runner.cfg.get(key) and runner.cfg[key] != read.get(place):
+        below = [value for path, value in settings if path.endswith(f'.{key}')]
+        if runner.cfg.get(key) and runner.cfg[key] not in below:
             yield (
                 f'{key} at the top level of the config is not read: write {place}, in '
                 f"a config that inherits it {key}=_base_.pop('{key}')"

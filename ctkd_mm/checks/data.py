@@ -165,6 +165,15 @@ def wrong_map(runner: Runner, split: str = 'val') -> Iterator[str]:
                 "match in COCO's evaluation: the mAP would be wrong. Number them from "
                 '1, or take ctkd_mm.FastCocoMetric'
             )
+        classes = [*(metric.dataset_meta or {}).get('classes', ())]
+        in_file = [c['name'] for c in coco.loadCats(coco.get_cat_ids(classes))]
+        # A panoptic set has more, at the end.
+        if classes and in_file != classes[: len(in_file)]:
+            yield (
+                f'{key} has the classes in the order {some(in_file)}, '
+                f'{split}_dataloader.dataset {some(classes)}: the mAP would be wrong. '
+                'Write its categories in the order of metainfo.classes'
+            )
         part = loop.dataloader.dataset
         if hasattr(loop.evaluator, 'dataset_prefixes'):  # MultiDatasetsEvaluator
             part = part.datasets[i]

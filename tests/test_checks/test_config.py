@@ -38,7 +38,13 @@ def test_a_methods_setting_at_the_top_level_is_told_with_its_place(key, place):
     read = {last: 1}
     for parent in reversed(parents):
         read = {parent: read}
-    for sound in ({'model': {key: 1}}, {key: None}, {key: 1, **read}):
+    elsewhere = {'model': {'distiller': {'distill_losses': {key: 1}}}}
+    for sound in (
+        {'model': {key: 1}},
+        {key: None},
+        {key: 1, **read},
+        {key: 1, **elsewhere},
+    ):
         assert list(left_at_the_top(SimpleNamespace(cfg=sound))) == []
 
 

@@ -199,6 +199,39 @@ def test_ids_are_refused_exactly_where_perfect_boxes_score_less(
     assert (metric.evaluate(1)['coco/bbox_mAP'] == 1) == right
 
 
+@pytest.mark.parametrize('metric', [CocoMetric, FastCocoMetric])
+@pytest.mark.parametrize(
+    ('in_file', 'right'), [('ab', True), ('ba', False), ('cab', True), ('cba', False)]
+)
+def test_another_order_is_refused_exactly_where_perfect_boxes_score_nothing(
+    tmp_path, metric, in_file, right
+):
+    numbers = {'a': 1, 'b': 2, 'c': 3}
+    content = dict(
+        images=[dict(id=1, file_name='a.png', width=99, height=99)],
+        categories=[dict(id=numbers[name], name=name) for name in in_file],
+        annotations=[dict(ONE_BOX, id=1, category_id=numbers['a'])],
+    )
+    path = tmp_path / 'val.json'
+    path.write_text(json.dumps(content))
+    metric = metric(ann_file=str(path))
+    # The stuff of a panoptic set comes last, and is not in the file of its objects.
+    metric.dataset_meta = dict(classes=('a', 'b', 'stuff'))
+    loop = SimpleNamespace(
+        dataloader=SimpleNamespace(dataset=[]), evaluator=Evaluator(metric)
+    )
+    lines = list(wrong_map(SimpleNamespace(test_loop=loop), 'test'))
+    assert len(lines) == (not right)
+    assert all('in the order b, a, test_dataloader' in line for line in lines)
+    found = dict(
+        bboxes=torch.tensor([[9.0, 9, 29, 29]]),
+        scores=torch.ones(1),
+        labels=torch.zeros(1).int(),
+    )
+    metric.process({}, [dict(img_id=1, ori_shape=(99, 99), pred_instances=found)])
+    assert (metric.evaluate(1)['coco/bbox_mAP'] == 1) == right
+
+
 def test_each_metric_of_several_sets_is_compared_with_its_own(digits, coco):
     train = coco(test_mode=True)
     files = [f'{digits}/annotations/{split}.json' for split in ('train', 'val')]
