@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctkd_mm.compat.exporting import exportable
-from ctkd_mm.models.teachers.load import build_detector, load_student
+from ctkd_mm.models.teachers.load import build_student
 from ctkd_mm.utils.files import write_atomically
 
 OUTPUTS = ['boxes', 'scores', 'labels']
@@ -53,8 +53,7 @@ def export_onnx(
     from mmdet.utils import get_test_pipeline_cfg
 
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    model = build_detector(cfg.model.get('architecture', cfg.model)).eval()
-    load_student(model, checkpoint)
+    model = build_student(cfg.model, checkpoint).eval()
     model.forward = lambda image: _detect(model, image)
     pipeline = Compose(get_test_pipeline_cfg(cfg))
     pixels = pipeline(dict(img_path=str(image), img_id=0))['inputs'][None].float()

@@ -99,11 +99,10 @@ def diagnose_each(
     Returns:
         The findings by that suffix, of those temperatures that were logged.
     """
-    shared = ('step', 'lambda', *rules.LOSSES, *['epoch'][:by_epoch])
+    shared = {k: k for k in ('step', 'lambda', *rules.LOSSES, *['epoch'][:by_epoch])}
     findings = {}
     for suffix, (tau_init, tau_range) in bounds.items():
-        keys = {f'tau{suffix}': 'tau', f'tau_min{suffix}': 'tau_min'}
-        keys.update(zip(shared, shared))
+        keys = {f'tau{suffix}': 'tau', f'tau_min{suffix}': 'tau_min', **shared}
         own = [{keys[k]: v for k, v in line.items() if k in keys} for line in lines]
         if any('tau' in line for line in own):
             findings[suffix] = diagnose(own, tau_init, tau_range, ended)

@@ -153,8 +153,7 @@ def saturated(track: Track) -> Finding | None:
 def frozen(track: Track) -> Finding | None:
     """Look for a temperature that stays in one place, but not at an end."""
     span = np.ptp(track.x)
-    at_an_end = not SATURATED_SHARE <= track.x[-1] <= 1 - SATURATED_SHARE
-    if span >= FROZEN_SHARE or at_an_end or track.is_young():
+    if span >= FROZEN_SHARE or saturated(track) or track.is_young():
         return None
     seen = f'{span:.2%} of the range while lambda adds up to {track.full_epochs():.3g}'
     return Finding('frozen', f'{track.summary()}: {seen} epochs')

@@ -24,7 +24,7 @@ from ctkd_mm.analysis.report.figures import make_box, make_picture
 from ctkd_mm.analysis.report.runs import RunRecord
 from ctkd_mm.analysis.run_log import short_path
 from ctkd_mm.models.heads.classes import class_names
-from ctkd_mm.models.teachers.load import build_detector, load_student, load_teacher
+from ctkd_mm.models.teachers.load import build_detector, build_student, load_teacher
 from ctkd_mm.utils.weights import weights_sha256
 
 PICTURES = 4
@@ -138,6 +138,8 @@ def _teacher(run: RunRecord) -> BaseModel | None:
     teacher = run.model.get('teacher', run.model.get('teacher_config'))
     if teacher is None:
         return None
+    if isinstance(teacher, dict):
+        teacher = teacher.get('model', teacher)  # MMDetection's is a whole config
     model = build_detector(copy.deepcopy(teacher))
     ignored = run.model.get('teacher_ignore_keys', ())
     path = str(run.model.get('teacher_ckpt'))
@@ -148,11 +150,7 @@ def _teacher(run: RunRecord) -> BaseModel | None:
 def _student(run: RunRecord) -> BaseModel:
     if run.checkpoint is None:
         raise FileNotFoundError(f'{run.path} holds no checkpoint')
-    cfg = copy.deepcopy(run.model)
-    cfg.pop('teacher_ckpt', None)  # MMDetection's distillation is evaluated alone
-    model = build_detector(cfg.get('architecture', cfg))
-    load_student(model, run.checkpoint)
-    return model
+    return build_student(run.model, run.checkpoint)
 
 
 def _evaluate(sets: list[ValSet], run: RunRecord, load: Callable, role: str) -> None:

@@ -52,7 +52,7 @@ def draw_figures(groups: Sequence[Sequence[RunRecord]]) -> dict[str, str]:
         logs = [[r.metrics for r in group if r.data == data] for group in groups]
         title = f'Validation: {metric}' + f', {data}' * several
         figures[title] = _draw(metric, logs, step)
-    logs = [[thin_out(run.scalars) for run in group] for group in groups]
+    logs = [[with_sums(run.scalars) for run in group] for group in groups]
     for stem, title in LOGGED.items():
         for key in keys_of(chain(*chain(*logs)), stem):
             figures[title + key[len(stem) :]] = _draw(key, logs, 'iteration')
@@ -85,24 +85,28 @@ def join_seeds(logs: Sequence[list[dict]], key: str) -> list[dict]:
     ]
 
 
-def thin_out(lines: Sequence[dict]) -> list[dict]:
-    """Take about ``POINTS`` lines, and add the sum of the distillation losses.
+def with_sums(lines: Sequence[dict]) -> list[dict]:
+    """Add the sums of losses to the training lines of a run.
 
     Args:
-        lines: Training lines of a run.
+        lines: The lines.
 
     Returns:
-        The last line and those at even distances before it; ``distillation`` is the
-        sum of the losses ``distill.*``, ``task`` the loss without them.
+        They with ``distillation``, the sum of the losses ``distill.*``, where there are
+        any, and ``task``, the loss without them.
     """
-    taken = []
-    # From the end on, so that the last line is one of them.
-    for line in lines[:: -(len(lines) // POINTS or 1)]:
+    summed = []
+    for line in lines:
         terms = [value for key, value in line.items() if key.startswith('distill.')]
-        taken.append({**line, 'task': line.get('loss', math.nan) - sum(terms)})
+        summed.append({**line, 'task': line.get('loss', math.nan) - sum(terms)})
         if terms:
-            taken[-1]['distillation'] = sum(terms)
-    return taken[::-1]
+            summed[-1]['distillation'] = sum(terms)
+    return summed
+
+
+def thin_out(lines: Sequence[dict]) -> list[dict]:
+    """Take about ``POINTS`` lines: the last, and others at even distances before it."""
+    return lines[:: -(len(lines) // POINTS or 1)][::-1]
 
 
 def _draw(key: str, logs: Sequence[list[list[dict]]], xlabel: str) -> str:
@@ -117,7 +121,8 @@ def _draw(key: str, logs: Sequence[list[list[dict]]], xlabel: str) -> str:
         figure = Figure(figsize=(4.6, 2.7), layout='constrained')
         axes = figure.subplots()
         for group in logs:
-            lines = join_seeds(group, key)
+            # Joined first: thinned alone, seeds of other lengths would share no step.
+            lines = thin_out(join_seeds(group, key))
             few = sum(key in line for line in lines) < 25
             draw_curve(axes, lines, key, marker='o' * few, markersize=4, lw=1.6)
         axes.spines[['top', 'right']].set_visible(False)

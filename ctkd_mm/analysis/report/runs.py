@@ -113,15 +113,17 @@ def group_seeds(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
         runs: The runs.
 
     Returns:
-        They by a name, in their order. The name is that of the run, or, of several,
-        what their names begin and end with: ``ctkd/seed*``.
+        They by a name, in their order: that of the first run, and how many more.
     """
     alike: dict[str, list[RunRecord]] = {}
     for run in runs:
         cfg = _comparable(run).items()
         key = [(k, v) for k, v in cfg if not k.startswith(('randomness', 'resume'))]
         alike.setdefault(repr(key), []).append(run)
-    return {_common_name(found): found for found in alike.values()}
+    return {
+        run.name + f' and {len(others)} more' * bool(others): [run, *others]
+        for run, *others in alike.values()
+    }
 
 
 def training_minutes(lines: Sequence[dict[str, float]]) -> float:
@@ -187,19 +189,11 @@ def _loss_name(loss: dict) -> str:
     return f'{name} (tau={loss["tau"]})' if 'tau' in loss else name
 
 
-def _common_name(runs: Sequence[RunRecord]) -> str:
-    names = [run.name for run in runs]
-    if len(names) == 1:
-        return names[0]
-    begin = os.path.commonprefix(names)
-    rest = [name[len(begin) :][::-1] for name in names]
-    end = os.path.commonprefix(rest)[::-1]
-    return f'{begin}*{end}' if begin or end else ', '.join(names)
-
-
 def _comparable(run: RunRecord) -> dict[str, str]:
     read = inspect.signature(Runner.__init__).parameters.keys() - {'work_dir'}
     cfg = {key: value for key, value in run.config.items() if key in read}
+    if cfg.get('resume') or not cfg.get('load_from'):
+        cfg.pop('load_from', None)  # what --resume named is the run itself
     if 'architecture' not in run.model:
         cfg['model'] = dict(architecture=run.model)
     return {k: repr(v) for k, v in flatten(cfg).items() if not k.endswith('_scope_')}

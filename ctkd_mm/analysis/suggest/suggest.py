@@ -63,12 +63,12 @@ def suggest_temperature(
         low, width, start = suggested
         loss = parts['all'].loss
         highest = max(map(loss, np.linspace(low, low + width)))
-        weight = getattr(recorder.loss, 'loss_weight', 1.0)
-        report.append(
-            f'loss {weight * loss(start):.3g} at tau_start, {weight * highest:.3g} at '
-            f"most in the range; the student's own loss_cls {loss_cls:.3g}"
-        )
         if hasattr(recorder.loss, 'loss_weight') and loss_cls:
+            weight = recorder.loss.loss_weight
+            report.append(
+                f'loss {weight * loss(start):.3g} at tau_start, {weight * highest:.3g} '
+                f"at most in the range; the student's own loss_cls {loss_cls:.3g}"
+            )
             weight = min(weight, loss_cls / highest)
             options.append(f'{key.rpartition(".")[0]}.loss_weight={weight:.2g}')
         report.append(' '.join(['--cfg-options', *options]))
@@ -100,7 +100,7 @@ def config_key(name: str, cfg: Config) -> str:
         as in a distiller of MMRazor's own, ``model.`` and the path.
     """
     if 'loss_kd' in cfg.model:
-        name = name.replace('distiller.distill_losses.', '')
+        name = name.replace('distiller.distill_losses.loss_kd.', 'loss_kd.')
     return f'model.{name}'
 
 

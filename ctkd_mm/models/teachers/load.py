@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,26 @@ def build_detector(model: BaseModel | dict | str) -> BaseModel:
     if isinstance(model, str):
         model = Config.fromfile(model).model
     return built(model)
+
+
+def build_student(model: dict, checkpoint: str | Path) -> BaseModel:
+    """Build the student of a distillation, or a detector, with its weights.
+
+    Args:
+        model: ``model`` of the config. As in the training its ``data_preprocessor``
+            comes before the student's own.
+        checkpoint: See :func:`load_student`.
+
+    Raises:
+        ValueError: See there.
+    """
+    model = copy.deepcopy(model)
+    model.pop('teacher_ckpt', None)  # MMDetection's distillation is evaluated alone
+    student = build_detector(model.get('architecture', model))
+    if model.get('data_preprocessor'):
+        student.data_preprocessor = built(model['data_preprocessor'])
+    load_student(student, checkpoint)
+    return student
 
 
 def load_teacher(
@@ -175,7 +196,9 @@ def load_matching(model: nn.Module, weights: dict, ignore_keys: Sequence[str]) -
         'unexpected': keys.unexpected_keys,
         'of another shape': misshaped.values(),
     }
-    tolerated = [re.compile(key) for key in (*TOLERATED, *ignore_keys)]
+    # --cfg-options makes a string of a single one; its letters would match all keys.
+    ignored = [ignore_keys] if isinstance(ignore_keys, str) else ignore_keys
+    tolerated = [re.compile(key) for key in (*TOLERATED, *ignored)]
     found = []
     for what, keys in misfits.items():
         bad = [key for key in keys if not any(t.search(key) for t in tolerated)]

@@ -1,11 +1,26 @@
-"""Which detections find an object."""
+"""Which detections find an object, and whose they are."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 from mmengine.structures import InstanceData
 
-from ctkd_mm.analysis.report.detections import mark_hits
+from ctkd_mm.analysis.report.detections import _teacher, mark_hits
+from ctkd_mm.models.heads.classes import class_names
+
+
+@pytest.mark.parametrize('whole', [True, False])
+def test_the_teacher_of_mmdetections_own_distillation_is_built(
+    teacher_cfg, narrow_teacher_ckpt, whole
+):
+    config = dict(model=teacher_cfg) if whole else teacher_cfg
+    key = 'teacher_config' if whole else 'teacher'
+    model = {key: config, 'teacher_ckpt': str(narrow_teacher_ckpt)}
+    teacher = _teacher(SimpleNamespace(model=model))
+    assert class_names(teacher.dataset_meta) == tuple('0123456789')
 
 
 def test_detections_are_hits_once_an_object_by_class_and_overlap():

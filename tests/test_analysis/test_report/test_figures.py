@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import itertools
 import random
+from types import SimpleNamespace
 
 import pytest
 from helpers.run_logs import train_line
 
-from ctkd_mm.analysis.report.figures import POINTS, join_seeds, place_labels, thin_out
+from ctkd_mm.analysis.report.figures import (
+    POINTS,
+    draw_figures,
+    join_seeds,
+    place_labels,
+    thin_out,
+    with_sums,
+)
 
 
 def box(*corners: float, text: str = 'a 0.90') -> dict:
@@ -58,12 +66,33 @@ def test_a_long_log_is_thinned_and_keeps_its_last_line():
     assert steps == sorted(steps) and steps[-1] == 10 * POINTS + 7
 
 
+def test_seeds_of_other_lengths_share_the_steps_that_both_have(monkeypatch):
+    drawn = {}
+
+    def keep(axes, lines, key, **_):
+        drawn[key] = [line['step'] for line in lines]
+
+    monkeypatch.setattr('ctkd_mm.analysis.report.figures.draw_curve', keep)
+    group = [
+        SimpleNamespace(
+            metric=None,
+            metrics=[],
+            data='',
+            config={},
+            scalars=[train_line(step, tau=2.0) for step in range(1, length + 1)],
+        )
+        for length in (3 * POINTS, 2 * POINTS + 1)
+    ]
+    draw_figures([group])
+    assert drawn['tau'] == [*range(1, 2 * POINTS + 2, 2)]
+
+
 def test_losses_are_summed_with_and_without_distillation():
     terms = {'distill.loss_kd': 0.25, 'distill.loss_pkd': 0.125}
-    (with_them,) = thin_out([train_line(1, **terms)])
+    (with_them,) = with_sums([train_line(1, **terms)])
     assert with_them['distillation'] == 0.375
     assert with_them['task'] == 1 - 0.375
-    (alone,) = thin_out([train_line(1)])
+    (alone,) = with_sums([train_line(1)])
     assert 'distillation' not in alone and alone['task'] == 1
 
 

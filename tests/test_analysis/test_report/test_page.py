@@ -192,6 +192,7 @@ def seeds(tmp_path):
         log.with_name('config.py').write_text(
             f"model = dict(type='A')\nrandomness = dict(seed={seed})\n"
             f'optim_wrapper = dict(clip_grad={clip})\nresume = {bool(seed)}\n'
+            f'load_from = {"epoch_1.pth" if seed else None!r}\n'  # of --resume PATH
             f"val_dataloader = dict(dataset=dict(ann_file='{data}.json'))\n"
         )
     return [tmp_path / name for name in settings]
@@ -202,7 +203,7 @@ def test_runs_that_differ_in_their_seeds_alone_are_one_curve(seeds, monkeypatch)
     groups = group_seeds(read_runs(seeds))
     names = {name: [run.name for run in runs] for name, runs in groups.items()}
     assert names == {
-        'ctkd_seed*': ['ctkd_seed0', 'ctkd_seed1'],
+        'ctkd_seed0 and 1 more': ['ctkd_seed0', 'ctkd_seed1'],
         'kd_seed0': ['kd_seed0'],
     }
     figures = draw_figures([*groups.values()])
@@ -217,7 +218,7 @@ def test_a_row_gives_the_mean_of_the_seeds_and_their_range(
     monkeypatch.undo()
     page = write_report(seeds, tmp_path / 'report.html').read_text()
     rows = {row[0]: row[1:] for row in table_below(page, 'Runs')}
-    of_both = rows['ctkd_seed* mean of 2 seeds']
+    of_both = rows['ctkd_seed0 and 1 more mean of 2 seeds']
     assert of_both == ['0.300 0.250 to 0.350', '0.300 0.250 to 0.350', '–', '']
     assert rows['kd_seed0 no checkpoint'][0] == '0.500'
     assert 'mean of 2 seeds, lowest to highest' in page

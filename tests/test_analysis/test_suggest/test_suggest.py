@@ -128,6 +128,8 @@ def test_the_options_have_the_key_of_the_losss_temperature(loss_kd, key):
     cfg = Config(dict(model=dict(loss_kd=loss_kd)))
     name = f'distiller.distill_losses.loss_kd.{path}'
     assert config_key(name, cfg) == f'model.loss_kd.{key}'
+    other = f'distiller.distill_losses.loss_rpn.{key}'
+    assert config_key(other, cfg) == f'model.{other}'
 
 
 def test_a_temperature_of_mmrazors_distiller_keeps_its_path():

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from ctkd_mm.models.teachers.load import (
     adopt_teacher,
     build_detector,
+    build_student,
     load_teacher,
     teacher_of,
 )
@@ -38,6 +39,23 @@ def test_a_detector_may_be_written_as_in_mmrazors_configs():
     path = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
     found = build_detector(dict(cfg_path=path, pretrained=False))
     assert str(found) == str(build_detector(path))
+
+
+def test_the_student_of_a_pair_sees_the_pixels_of_its_training(
+    teacher_cfg, saved, tmp_path, narrow_teacher_ckpt
+):
+    weights = {f'architecture.{k}': v for k, v in saved['state_dict'].items()}
+    pixels = dict(type='DetDataPreprocessor', mean=[1, 2, 3], std=[4, 5, 6])
+    model = dict(architecture=teacher_cfg, teacher_ckpt='x.pth')
+    path = save(dict(state_dict=weights), tmp_path)
+    own = build_student(model, path)
+    assert own.data_preprocessor.mean.flatten().tolist() != [1, 2, 3]
+    other = build_student(dict(model, data_preprocessor=pixels), path)
+    assert other.data_preprocessor.mean.flatten().tolist() == [1, 2, 3]
+    assert model == dict(architecture=teacher_cfg, teacher_ckpt='x.pth')
+    alone = build_student(teacher_cfg, narrow_teacher_ckpt)
+    for found in (own, other, alone):
+        assert weights_sha256(found) == weights_sha256(alone)
 
 
 def test_every_weight_is_the_files(teacher, saved, narrow_teacher_ckpt):
@@ -75,6 +93,13 @@ def test_all_that_does_not_fit_is_listed(teacher, saved, tmp_path):
 def test_named_keys_may_differ(teacher, saved, tmp_path):
     saved['state_dict']['mask_head.0'] = torch.zeros(1)
     load_teacher(teacher, save(saved, tmp_path), ['^mask_head'])
+
+
+def test_a_string_is_one_expression_and_not_one_a_letter(teacher, saved, tmp_path):
+    saved['state_dict']['mask_head.0'] = torch.zeros(1)
+    load_teacher(teacher, save(saved, tmp_path), '^mask_head')
+    with pytest.raises(ValueError, match='missing'):
+        load_teacher(teacher, save({'a': torch.zeros(1)}, tmp_path), 'mask_head')
 
 
 def test_the_counter_of_batch_norm_may_be_missing(teacher, saved, tmp_path):
