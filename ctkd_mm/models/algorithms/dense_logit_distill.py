@@ -99,7 +99,6 @@ class DenseLogitDistill(LogitDistill):
         columns = [m.bbox_head.cls_out_channels for m in (student, teacher)]
         rows = [dict(type='ctkd_mm.DenseRows', columns=number) for number in columns]
         preds = of_both(recorder='dense_logits', data_idx=0, connector='dense_rows')
-        preds['preds_T']['connector'] = 'teacher_classes'
         return dict(
             student_recorders=dict(dense_logits=logits),
             teacher_recorders=dict(dense_logits=logits),

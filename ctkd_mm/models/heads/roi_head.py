@@ -24,8 +24,9 @@ def box_head(key: str, model: BaseModel, stage: int) -> nn.Module:
         The module that gives class logits for RoI features.
 
     Raises:
-        ValueError: If the detector has no such head, or scores boxes by more than
-            features, as Hybrid Task Cascade and Sparse R-CNN do.
+        ValueError: If the detector has no such head, scores boxes by more than
+            features, as Hybrid Task Cascade and Sparse R-CNN do, or each class by a
+            sigmoid.
     """
     roi_head = getattr(model, 'roi_head', None)
     heads = getattr(roi_head, 'bbox_head', None)
@@ -49,6 +50,12 @@ def box_head(key: str, model: BaseModel, stage: int) -> nn.Module:
         raise ValueError(
             f'{key}.roi_head ({type(roi_head).__name__}) scores boxes by {more} too: '
             'take a Faster, Mask, Cascade, Cascade Mask or Double-Head R-CNN'
+        )
+    if has_sigmoid(stages[stage]):
+        raise ValueError(
+            f'{key}.roi_head.bbox_head.loss_cls.use_sigmoid is True: '
+            'RoILogitDistill compares softmax classes with a background column; '
+            'take a detector with use_sigmoid=False'
         )
     return stages[stage]
 
@@ -78,25 +85,6 @@ def box_forward(
     cascaded = isinstance(head.bbox_head, nn.ModuleList)
     args = (stage, feats, rois) if cascaded else (feats, rois)
     return head._bbox_forward(*args)['cls_score']
-
-
-def check_softmax(student: nn.Module, teacher: nn.Module) -> None:
-    """Check that two box heads give softmax logits.
-
-    Args:
-        student: From :func:`box_head`, as the teacher's.
-        teacher: The teacher's.
-
-    Raises:
-        ValueError: If they do not.
-    """
-    for key, head in dict(architecture=student, teacher=teacher).items():
-        if has_sigmoid(head):
-            raise ValueError(
-                f'{key}.roi_head.bbox_head.loss_cls.use_sigmoid is True: '
-                'RoILogitDistill compares softmax classes with a background column; '
-                'take a detector with use_sigmoid=False'
-            )
 
 
 def check_roi_head(key: str, model: BaseModel, stage: int = 0) -> str:

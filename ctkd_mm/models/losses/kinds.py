@@ -17,17 +17,8 @@ from ctkd_mm.models.temperatures.learned import InstanceTemperature
 from ctkd_mm.registry import MODELS
 
 # The last two read the others in its row with a column.
-SOFTMAX = (
-    SoftLoss,
-    KLDivergence,
-    DISTLoss,
-    DKDLoss,
-    KDSoftCELoss,
-    WSLD,
-    KnowledgeDistillationKLDivLoss,
-    AroundLoss,
-    InstanceTemperature,
-)
+SOFTMAX = SoftLoss, KLDivergence, DISTLoss, DKDLoss, KDSoftCELoss, WSLD
+SOFTMAX += KnowledgeDistillationKLDivLoss, AroundLoss, InstanceTemperature
 
 
 def check_loss_fits_head(loss: nn.Module, head: nn.Module) -> None:
@@ -68,10 +59,11 @@ def of_both(**preds: Any) -> dict[str, dict]:
     """Mappings of MMRazor that give a loss the same records of both models.
 
     Args:
-        preds: Where the logits are: ``recorder``, ``data_idx`` and so on.
+        preds: Where the logits are: ``recorder``, ``data_idx`` and so on. The teacher's
+            go through the connectors ``teacher_classes``.
     """
-    sides = dict(preds_S=True, preds_T=False)
-    return {key: dict(from_student=own, **preds) for key, own in sides.items()}
+    teacher = {**preds, 'from_student': False, 'connector': 'teacher_classes'}
+    return dict(preds_S=dict(from_student=True, **preds), preds_T=teacher)
 
 
 def takes_labels(loss_kd: dict) -> bool:

@@ -24,11 +24,12 @@ class AroundLoss(nn.Module):
         super().__init__()
         self.loss = built(loss)
 
-    def forward(self, preds_S: Tensor, preds_T: Tensor, **others: Tensor) -> Tensor:
+    def forward(self, preds_S: Tensor, preds_T: Tensor, **labels: Tensor) -> Tensor:
         """Return the inner loss of the transformed logits of (N, C)."""
         with torch.autocast(preds_S.device.type, enabled=False):
             preds = at_least_float32(preds_S), at_least_float32(preds_T.detach())
-            return self.loss(*self.transform(*preds), **others)
+            # MMRazor passes labels to a forward that has an argument of this name.
+            return self.loss(*self.transform(*preds), **labels)
 
     def transform(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         """Return both models' logits as the inner loss gets them."""

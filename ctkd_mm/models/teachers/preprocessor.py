@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
 
 
@@ -79,12 +80,9 @@ class PairDataPreprocessor(BaseDataPreprocessor):
 
 def pixels_of(preprocessor: BaseDataPreprocessor) -> dict:
     """What decides about the pixels, comparable."""
-    values = dict(type=type(preprocessor).__name__)
-    for key in ('mean', 'std'):
-        value = getattr(preprocessor, key, None)
-        values[key] = None if value is None else value.flatten().tolist()
     swaps = getattr(preprocessor, 'to_rgb', None)  # mmpretrain's name
-    values['swaps_channels'] = getattr(preprocessor, '_channel_conversion', swaps)
-    for key in ('pad_size_divisor', 'pad_value'):
-        values[key] = getattr(preprocessor, key, None)
-    return values
+    values = dict(swaps_channels=getattr(preprocessor, '_channel_conversion', swaps))
+    for key in ('mean', 'std', 'pad_size_divisor', 'pad_value'):
+        value = getattr(preprocessor, key, None)
+        values[key] = value.flatten().tolist() if torch.is_tensor(value) else value
+    return dict(type=type(preprocessor).__name__, **values)

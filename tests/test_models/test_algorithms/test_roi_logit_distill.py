@@ -124,6 +124,24 @@ def test_images_without_objects_are_distilled_too(ctkd_cfg, batch):
     assert losses['distill.loss_kd'] > 0  # background RoIs are rows like any
 
 
+@pytest.mark.parametrize('around', ['ZScoreLoss', 'NormKDLoss'])
+def test_a_loss_around_dkd_gets_the_labels_of_the_rois(ctkd_cfg, batch, around):
+    spread = dict(type='ctkd_mm.SpreadTemperature', scale=2)
+    one = dict(type='ctkd_mm.ConstantTemperature', tau=1)
+    temperature = spread if around == 'NormKDLoss' else one
+    inner = dict(type='ctkd_mm.DKDLoss', temperature=temperature)
+    ctkd_cfg['loss_kd'] = dict(type=f'ctkd_mm.{around}', loss=inner)
+    model = build_distiller(ctkd_cfg)
+    dkd, seen = model.distiller.distill_losses.loss_kd.loss, []
+    dkd.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs['labels']), with_kwargs=True
+    )
+    losses = training_step(model, batch)
+    assert losses['distill.loss_kd'] > 0
+    (labels,) = seen
+    assert labels.shape == (128,) and 0 <= labels.min() and labels.max() == 10
+
+
 @pytest.mark.parametrize('method', ['ctkd', 'kd'])  # MMRazor's: 0 / 0
 def test_a_step_without_any_roi_has_a_zero_loss(ctkd_cfg, batch, method):
     if method == 'kd':
