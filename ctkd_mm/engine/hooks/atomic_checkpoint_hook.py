@@ -40,8 +40,8 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        remote = '://' in (kwargs.get('out_dir') or '')
-        self.is_local = kwargs.get('backend_args') is None and not remote
+        backend = kwargs.get('backend_args') or kwargs.get('file_client_args')
+        self.is_local = not backend and '://' not in str(kwargs.get('out_dir'))
         if self.is_local:
             kwargs['backend_args'] = ATOMIC
         super().__init__(*args, **kwargs)
@@ -73,12 +73,12 @@ class AtomicCheckpointHook(CheckpointHook):
             folder = Path(self.out_dir) / folder.name
         start, end = re.split(r'\{.*?\}', self.filename_tmpl, maxsplit=1)
         pattern = re.compile(rf'{re.escape(start)}\d+{re.escape(end)}|{PREEMPTED}')
-        found = [path for path in folder.glob('*') if pattern.fullmatch(path.name)]
+        paths = {*folder.glob('*'), *marker.parent.glob('*')}  # PREEMPTED is beside it
+        found = [path for path in paths if pattern.fullmatch(path.name)]
         if found:
             # A moved folder holds the one that was named.
-            newest = folder / Path(named).name
-            if newest not in found:
-                newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+            same = [path for path in found if path.name == Path(named).name]
+            newest = max(same or found, key=lambda path: path.stat().st_mtime_ns)
             write_atomically(marker, str(newest).encode())
             runner.logger.warning(
                 f'{marker} named no file (found {named!r}): a save was interrupted, or '

@@ -18,7 +18,8 @@ class HistoryHook(Hook):
     and stores them in every checkpoint: iterations and checkpoints get ever more
     expensive. Kept here is the longest window of ``log_processor``, an epoch where it
     asks for one, as it does for times of a validation; what is logged stays the same. A
-    ``'global'`` window in ``log_processor.custom_cfg`` needs all values, and gets them.
+    ``'global'`` window in ``log_processor.custom_cfg``, or none, needs all values, and
+    gets them.
 
     Source: extends :class:`mmengine.hooks.Hook`; limits
     :class:`mmengine.logging.HistoryBuffer` by its own ``max_length``.
@@ -36,7 +37,7 @@ class HistoryHook(Hook):
         # The times of a validation are logged as their mean over all of it.
         batches = 0 if runner.val_loop is None else len(runner.val_dataloader)
         self.max_validated = max(self.max_length, batches)
-        self.keeps_all = 'global' in windows
+        self.keeps_all = not {'global', None}.isdisjoint(windows)
 
     def after_train_iter(self, runner: Runner, **_: Any) -> None:
         """Limit every history, those that are new included."""

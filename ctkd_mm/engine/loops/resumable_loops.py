@@ -74,7 +74,8 @@ class ResumableEpochBasedTrainLoop(_ExactResume, EpochBasedTrainLoop):
     registers where the config does not, the resumed run gives the same bits as one that
     was never interrupted, whatever the number of worker processes. Batches that were
     trained on are skipped without being loaded. Pipelines that keep images from batch
-    to batch (``CachedMosaic``, ``CachedMixUp``) resume exactly between epochs alone.
+    to batch (``CachedMosaic``, ``CachedMixUp``) resume exactly between epochs alone,
+    and ``BatchSyncRandomResize`` from its next size on.
 
     Gradients between two updates of ``optim_wrapper.accumulative_counts`` are in no
     checkpoint: MMEngine warns of a resume there, as its first update lacks them.

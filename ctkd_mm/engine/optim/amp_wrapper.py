@@ -53,8 +53,8 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
     Raises:
         ValueError: If ``dtype`` is another.
 
-    Source: extends :class:`mmengine.optim.AmpOptimWrapper`, whose arguments, attributes
-    and state it has.
+    Source: extends :class:`mmengine.optim.AmpOptimWrapper`, whose attributes and
+    state it has.
     """
 
     def __init__(

@@ -248,6 +248,19 @@ def test_in_a_moved_folder_the_named_checkpoint_is_found(demo_cfg):
 
 
 @pytest.mark.start
+def test_a_preempted_run_is_found_beside_an_out_dir(demo_cfg, tmp_path):
+    work_dir, out_dir = Path(demo_cfg.work_dir), tmp_path / 'out'
+    demo_cfg.default_hooks.checkpoint.out_dir = str(out_dir)
+    older, newer = out_dir / work_dir.name / 'epoch_3.pth', work_dir / 'preempted.pth'
+    for i, path in enumerate((older, newer)):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b'')
+        os.utime(path, (i, i))
+    (work_dir / 'last_checkpoint').write_text('/where/it/was/preempted.pth')
+    assert resumed_from(demo_cfg) == str(newer)
+
+
+@pytest.mark.start
 def test_a_sound_last_checkpoint_is_left_alone(demo_cfg):
     work_dir = Path(demo_cfg.work_dir)
     work_dir.mkdir()
@@ -260,4 +273,8 @@ def test_a_sound_last_checkpoint_is_left_alone(demo_cfg):
 def test_a_remote_folder_keeps_mmengines_backend():
     hook = AtomicCheckpointHook(out_dir='s3://bucket')
     assert hook.backend_args is None
-    assert AtomicCheckpointHook().backend_args == dict(backend='ctkd_mm.atomic')
+    hook = AtomicCheckpointHook(file_client_args=dict(backend='disk'))
+    assert hook.backend_args is None
+    for out_dir in ({}, {'out_dir': Path('here')}):
+        hook = AtomicCheckpointHook(**out_dir)
+        assert hook.backend_args == dict(backend='ctkd_mm.atomic')

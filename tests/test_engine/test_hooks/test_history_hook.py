@@ -25,11 +25,20 @@ def train(tmp_path, hook, window, *custom):
 
 
 @pytest.mark.parametrize(
-    ('windows', 'kept'), [([], 3), (['epoch'], 6), (['global'], TRAINED), ([5], 5)]
+    ('windows', 'kept'),
+    [
+        ([], 3),
+        (['epoch'], 6),
+        (['global'], TRAINED),
+        ([None], TRAINED),  # MMEngine then takes all values
+        ([5], 5),
+    ],
 )
 def test_the_longest_window_is_kept_and_the_log_is_the_same(tmp_path, windows, kept):
     custom = [
-        dict(data_src='loss', method_name='mean', window_size=window)
+        dict(data_src='loss', method_name='max', window_size=window)
+        if window
+        else dict(data_src='loss', method_name='max')
         for window in windows
     ]
     length, lines = train(tmp_path / 'bounded', HISTORY, 3, *custom)
