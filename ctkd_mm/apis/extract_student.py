@@ -20,19 +20,21 @@ def extract_student(checkpoint: str | Path, out: str | Path | None = None) -> Pa
 
     Args:
         checkpoint: A checkpoint of a distillation run.
-        out: Where to write; None puts ``_student`` before the suffix.
+        out: Where to write; None is ``STEM_student.pth`` beside it.
 
     Returns:
         The path written.
 
     Raises:
         ValueError: If the checkpoint holds no student, for example because it is
-            a plain detector's.
+            a plain detector's, or ``out`` is the checkpoint.
         OSError: If there is no such file.
         pickle.UnpicklingError: If it is damaged or holds more than weights.
     """
     checkpoint = Path(checkpoint)
     out = Path(out or checkpoint.with_name(f'{checkpoint.stem}_student.pth'))
+    if out.resolve() == checkpoint.resolve():
+        raise ValueError(f'out is {checkpoint} itself, whose training could not resume')
     loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
     weights = state_dict_of(loaded, checkpoint)
     student = student_weights(weights)

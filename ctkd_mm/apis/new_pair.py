@@ -38,8 +38,8 @@ def new_pair(
         student: Likewise.
         out: Where to write; must not exist yet.
         method: One of :func:`ctkd_mm.apis.pair_template.methods`. None is
-            ``ctkd-zscore``, which did best in docs/results.md, and for sigmoid classes,
-            of which the z-score is not made, ``ctkd``.
+            ``ctkd-zscore`` (docs/results.md), and for sigmoid classes, of which the
+            z-score is not made, ``ctkd``.
         teacher_ckpt: Path or URL; None takes the model zoo's.
 
     Returns:
@@ -47,10 +47,12 @@ def new_pair(
 
     Raises:
         ValueError: If there is no such config or checkpoint; if the two are no pair, or
-            the student's config is a distillation.
+            the student's config is a distillation; if ``out`` is no ``.py``.
         FileExistsError: If ``out`` exists.
     """
     folder = Path(out).parent
+    if Path(out).suffix != '.py':
+        raise ValueError(f'{out} must end in .py: MMEngine reads no other such config')
     if Path(out).exists():  # known now, not after both models are built
         raise FileExistsError(f'{out} exists: give another name, or remove it first')
     text, distiller, method = _make(teacher, student, method, teacher_ckpt, folder)
@@ -102,7 +104,8 @@ def pair_config(
 
 
 def _stem(config: str) -> str:
-    return Path(config.rpartition('::')[2]).stem
+    name = Path(config.rpartition('::')[2]).name
+    return name[:-3] if name.endswith('.py') else name  # not regnetx-3.2GF's end
 
 
 def _make(

@@ -67,8 +67,10 @@ class Demo:
             RuntimeError: If the training fails; with the end of its output.
         """
         config, out = self.runs[name], self.work_dir / name
-        last = out / f'epoch_{Config.fromfile(config).train_cfg.max_epochs}.pth'
-        if not (last.is_file() and read_metrics(out)):
+        epochs = Config.fromfile(config).train_cfg.max_epochs
+        last = out / f'epoch_{epochs}.pth'
+        validated = read_metrics(out)[-1:] if last.is_file() else []
+        if [metrics['step'] for metrics in validated] != [epochs]:
             last.unlink(missing_ok=True)  # it was stopped before its validation
             log = self.work_dir / f'{name}.log'
             _train(log, config, '--work-dir', out, '--resume')

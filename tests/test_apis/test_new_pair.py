@@ -18,7 +18,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 
 from ctkd_mm import cli
 from ctkd_mm.apis.model_zoo import find_config, zoo_weights
-from ctkd_mm.apis.new_pair import new_pair, pair_config
+from ctkd_mm.apis.new_pair import _stem, new_pair, pair_config
 from ctkd_mm.apis.pair_template import render
 from ctkd_mm.checks.dry_run import check
 
@@ -376,6 +376,17 @@ def test_a_file_is_not_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match='pair.py'):
         new_pair(*map(DEMO.format, ('half', 'eighth')), str(out), 'ctkd', CKPT)
     assert out.read_text() == 'mine'
+
+
+def test_a_name_that_mmengine_would_not_read_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='must end in .py'):
+        new_pair(*map(DEMO.format, ('half', 'eighth')), str(tmp_path / 'pair'))
+
+
+def test_the_dots_of_a_name_stay_in_that_of_its_pair():
+    stem = 'faster-rcnn_regnetx-3.2GF_fpn_1x_coco'
+    for name in (stem, f'{stem}.py', f'mmdet::regnet/{stem}.py', f'/a/{stem}.py'):
+        assert _stem(name) == stem
 
 
 @pytest.mark.parametrize('method', ['kd', 'ctkd'])
