@@ -6,6 +6,8 @@ import math
 from typing import NamedTuple, Sequence
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import nct
 from scipy.stats import t as student_t
 
 
@@ -71,12 +73,15 @@ def verdict(difference: Interval, p_value: float) -> str:
 def detectable(difference: Interval, n: int) -> float:
     """Size of a difference that such seeds find in four of five cases.
 
-        (t(0.975; n - 1) + t(0.8; n - 1)) · s / sqrt(n)
+        d · s / sqrt(n), where P(T > t(0.975; n - 1)) = 0.8
+
+    for T of the noncentral t-distribution with n - 1 degrees of freedom and shift d.
 
     Args:
         difference: Of n pairs; its spread is taken for the true one.
         n: How many.
     """
-    return difference.half * (
-        1 + student_t.ppf(0.8, n - 1) / student_t.ppf(0.975, n - 1)
-    )
+    bound = student_t.ppf(0.975, n - 1)
+    # A shift of that size is as good as never found on the wrong side.
+    shift = brentq(lambda shift: nct.sf(bound, n - 1, shift) - 0.8, 1, 2 * bound)
+    return float(shift * difference.half / bound)

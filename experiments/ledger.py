@@ -49,6 +49,11 @@ def max_epochs(config: str) -> int:
     return Config.fromfile(config).train_cfg.max_epochs
 
 
+def is_validated(run: Path, epoch: int) -> bool:
+    """Whether a run was validated after its last epoch."""
+    return [metrics['step'] for metrics in read_metrics(run)[-1:]] == [epoch]
+
+
 class Training:
     """One run on its way.
 
@@ -96,7 +101,7 @@ class Training:
         if self.process.returncode:
             print(f'{self} failed: see {self.work_dir / "train.log"}', file=sys.stderr)
             return False
-        if not read_metrics(self.work_dir):
+        if not is_validated(self.work_dir, max_epochs(self.data.student)):
             # It was stopped between its last checkpoint and its validation.
             shutil.rmtree(self.work_dir)
             print(f'{self} has no validation: call again', file=sys.stderr)
@@ -197,7 +202,7 @@ def prepare(data: DataSet) -> None:
         options = ['--resume', '--work-dir', str(data.teacher_dir)]
         env = {**os.environ, 'OMP_NUM_THREADS': '1'}
         subprocess.run([*command, *options], env=env, check=True)
-    if not read_metrics(data.teacher_dir):
+    if not is_validated(data.teacher_dir, max_epochs(data.teacher)):
         sys.exit(f'{data.teacher_dir} was stopped before its validation: remove it')
 
 

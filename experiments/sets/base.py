@@ -67,7 +67,7 @@ runs = {
         changes=dict(loss_kd=dict(type='ctkd_mm.BalancedCTKDLoss')),
     ),
     'variant-light': dict(
-        title="weight as suggested: below the student's own loss",
+        title="weight as suggested: below the student's loss_cls",
         method='ctkd',
         base='ctkd',
         seeds=few,

@@ -10,7 +10,7 @@ runs = {
     'student': dict(title='student alone', method=None),
     'kd-t1': dict(title='KD, T = 1', method='kd'),
     'kd-t4': dict(title='KD, T = 4', method='kd', changes=dict(loss_kd=dict(tau=4))),
-    'ctkd': dict(title='CTKD, as shipped', method='ctkd'),
+    'ctkd': dict(title='CTKD, start and range of ctkd.py', method='ctkd'),
     'ctkd-zscore': dict(title='CTKD of z-scored logits', method='ctkd-zscore'),
 }
 comparisons = [('ctkd', 'best'), ('ctkd-zscore', 'best')]

@@ -70,13 +70,23 @@ def test_a_verdict_needs_an_adjusted_p_value_below_5_percent(experiments):
     assert intervals.verdict(gain, 0.05) == 'no difference shown'
 
 
-def test_a_detectable_difference_is_found_in_four_of_five_draws(experiments):
+@pytest.mark.parametrize('n', [3, 5, 10])
+def test_a_detectable_difference_is_found_in_four_of_five_draws(experiments, n):
     intervals = experiments('intervals')
     rng = np.random.default_rng(0)
-    gain = intervals.Interval(0, scipy.stats.t.ppf(0.975, 9) / 10**0.5, 1)  # s = 1
-    draws = rng.normal(intervals.detectable(gain, 10), 1, (4000, 10))
+    half = scipy.stats.t.ppf(0.975, n - 1) / n**0.5  # s = 1
+    gain = intervals.Interval(0, half, 1)
+    draws = rng.normal(intervals.detectable(gain, n), 1, (40_000, n))
     found = np.mean(scipy.stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05)
-    assert 0.78 < found < 0.86
+    assert found == pytest.approx(0.8, abs=0.008)
+
+
+def test_a_run_is_done_when_its_last_epoch_is_validated(experiments, monkeypatch):
+    ledger = experiments('ledger')
+    for steps, done in (([25, 30], True), ([25], False), ([], False)):
+        metrics = [dict(step=step) for step in steps]
+        monkeypatch.setattr(ledger, 'read_metrics', lambda _, found=metrics: found)
+        assert ledger.is_validated('run', 30) == done
 
 
 def test_every_method_has_the_same_seeds_and_every_change_some_of_them(sets):
