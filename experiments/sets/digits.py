@@ -6,6 +6,7 @@ student = 'configs/demo/faster-rcnn_r18-eighth_fpn_digits.py'
 pair = 'configs/demo/kd_faster-rcnn_r18-half-to-r18-eighth_fpn_digits.py'
 teacher = 'configs/demo/faster-rcnn_r18-half_fpn_digits.py'
 teacher_dir = 'work_dirs/demo/teacher'
+shown = ['student', 'kd-t1', 'kd-t4', 'ctkd', 'kd-zscore', 'ctkd-zscore']
 val_interval = 2
 # What tools/suggest_temperature.py says of the pair (64 images, seed 0).
 temperature = dict(tau_init=0.617, tau_range=7.59, tau_start=2.24)

@@ -287,7 +287,7 @@ def test_a_run_without_one_of_its_logs_is_not_on_the_page(
     page = (tmp_path / 'results.md').read_text()
     section = page.split('\n## ')[1]
     assert section.startswith('Scanned digits')
-    assert '| DKD, T = 1 |' not in section and 'Not run yet: DKD, T = 1, ' in section
+    assert '| DKD, T = 1 |' not in section and 'Not run yet: DKD, T = 1.' in section
 
 
 def test_every_log_counts(experiments, sets):
