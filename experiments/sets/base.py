@@ -70,7 +70,6 @@ runs = {
         title="weight as suggested: below the student's loss_cls",
         method='ctkd',
         base='ctkd',
-        seeds=few,
     ),
     'variant-stop': dict(
         title='no distillation in the last third', method='ctkd', base='ctkd', seeds=few
@@ -85,7 +84,6 @@ runs = {
         title='KD at weight 0.1',
         method='kd',
         base='kd-t2',
-        seeds=few,
         changes=dict(loss_kd=dict(tau=2, loss_weight=0.1)),
     ),
     'variant-kd-stop': dict(
