@@ -26,7 +26,7 @@ from mmengine.config import Config
 from record import LOGS, DataSet, load_sets
 from results import rebuild
 
-from ctkd_mm.analysis.run_log import read_metrics, read_scalars
+from ctkd_mm.analysis.run_log import is_validated, read_scalars
 from ctkd_mm.demo.digits import make_demo_data
 
 WORK_DIR, DEMO_DATA = Path('work_dirs/ledger'), Path('work_dirs/demo/data')
@@ -47,11 +47,6 @@ def missing(data: DataSet) -> list[tuple[str, int]]:
 def max_epochs(config: str) -> int:
     """How many epochs a config trains."""
     return Config.fromfile(config).train_cfg.max_epochs
-
-
-def is_validated(run: Path, epoch: int) -> bool:
-    """Whether a run was validated after its last epoch."""
-    return [metrics['step'] for metrics in read_metrics(run)[-1:]] == [epoch]
 
 
 class Training:

@@ -48,6 +48,11 @@ def read_metrics(run: PathLike) -> list[dict[str, float]]:
     return _by_step(line for line in _lines(run) if 'lr' not in line)
 
 
+def is_validated(run: PathLike, epoch: int) -> bool:
+    """Whether the last validation of a run is that of the epoch."""
+    return [metrics['step'] for metrics in read_metrics(run)[-1:]] == [epoch]
+
+
 def read_config(run: PathLike) -> Config:
     """Read the config that the last start of a run was trained with.
 

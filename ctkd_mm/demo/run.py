@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 
 from ctkd_mm.analysis.report.page import write_report
 from ctkd_mm.analysis.report.runs import training_minutes
-from ctkd_mm.analysis.run_log import read_metrics, read_scalars
+from ctkd_mm.analysis.run_log import is_validated, read_metrics, read_scalars
 from ctkd_mm.apis.extract_student import extract_student
 from ctkd_mm.demo.digits import make_demo_data
 from ctkd_mm.models.teachers.load import build_detector
@@ -69,8 +69,7 @@ class Demo:
         config, out = self.runs[name], self.work_dir / name
         epochs = Config.fromfile(config).train_cfg.max_epochs
         last = out / f'epoch_{epochs}.pth'
-        validated = read_metrics(out)[-1:] if last.is_file() else []
-        if [metrics['step'] for metrics in validated] != [epochs]:
+        if not (last.is_file() and is_validated(out, epochs)):
             last.unlink(missing_ok=True)  # it was stopped before its validation
             log = self.work_dir / f'{name}.log'
             _train(log, config, '--work-dir', out, '--resume')

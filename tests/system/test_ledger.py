@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from ctkd_mm.analysis import run_log
+
 
 @pytest.fixture
 def experiments(root, monkeypatch):
@@ -85,7 +87,7 @@ def test_a_run_is_done_when_its_last_epoch_is_validated(experiments, monkeypatch
     ledger = experiments('ledger')
     for steps, done in (([25, 30], True), ([25], False), ([], False)):
         metrics = [dict(step=step) for step in steps]
-        monkeypatch.setattr(ledger, 'read_metrics', lambda _, found=metrics: found)
+        monkeypatch.setattr(run_log, 'read_metrics', lambda _, found=metrics: found)
         assert ledger.is_validated('run', 30) == done
 
 

@@ -7,6 +7,7 @@ from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 
 from ctkd_mm import cli
+from ctkd_mm.analysis import run_log
 from ctkd_mm.demo import run as demo
 
 
@@ -50,7 +51,7 @@ def test_the_demo_prints_its_table_and_keeps_what_is_complete(
     ((_, config, *_, resume),) = started
     assert (config, resume) == (digits.runs['ctkd'], '--resume')
     # Stopped in the last of several validations.
-    monkeypatch.setattr(demo, 'read_metrics', lambda run: [dict(step=3)])
+    monkeypatch.setattr(run_log, 'read_metrics', lambda run: [dict(step=3)])
     assert not digits.train('student').is_file()
     assert started[1][1] == digits.runs['student']
 

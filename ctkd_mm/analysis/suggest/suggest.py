@@ -60,11 +60,10 @@ def suggest_temperature(
         report += ['', *_table(parts, own), '']
         key, suggested = config_key(recorder.name, cfg), own['all'].tau_range()
         options = [f'{key}.{k}={v:.3g}' for k, v in suggested._asdict().items()]
-        low, width, start = suggested
-        loss = parts['all'].loss
-        highest = max(map(loss, np.linspace(low, low + width)))
         if hasattr(recorder.loss, 'loss_weight') and loss_cls:
-            weight = recorder.loss.loss_weight
+            low, width, start = suggested
+            loss, weight = parts['all'].loss, recorder.loss.loss_weight
+            highest = max(map(loss, np.linspace(low, low + width)))
             report.append(
                 f'loss {weight * loss(start):.3g} at tau_start, {weight * highest:.3g} '
                 f"at most in the range; the student's own loss_cls {loss_cls:.3g}"
